@@ -1,0 +1,33 @@
+# `make demo` and `make test` set everything up on a fresh machine: they make .venv, install, and do their job.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+
+.PHONY: demo test lint bench docs clean
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)       ## train, encode and probe scikit-learn's bundled digits; no network, about half a minute
+	$(BIN)/toolkit run digits --out runs/digits --overwrite
+
+test: $(STAMP)       ## the whole test suite with coverage
+	$(BIN)/coverage erase
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(STAMP)       ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)      ## speed as ratios against peers and limits
+	$(BIN)/python benchmarks/run.py
+
+docs: $(STAMP)       ## regenerate the pages that quote the program, such as docs/cli.md
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

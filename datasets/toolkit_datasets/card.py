@@ -1,0 +1,233 @@
+"""Cards: everything that is particular to a dataset, in one TOML file.
+
+A card becomes a frozen `Card`; each default stands on a line with its reason. `load_card` reads a shipped card by
+name or a user's own by path, applies `key=value` overrides, and names the known keys when one is unknown.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import ToolkitError
+
+Size = int | float | Literal["rest"]
+"""How many samples a split takes: a count, a share of the labelled images (0 to 1), or all that is left."""
+
+
+class Part(BaseModel):
+    """One table of a card: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Part):
+    """Where the images come from."""
+
+    kind: Literal["images", "builtin", "torchvision"] = "images"
+    dataset: str = ""  # which one, for `builtin` (digits) and `torchvision` (a class of torchvision.datasets)
+    arguments: dict[str, str | int | bool] = {}  # keyword arguments of the torchvision class
+    url: str = ""  # an archive that may be downloaded, where the licence allows it
+    sha256: str = ""  # of that archive
+    homepage: str = ""
+    licence: str = "unknown: ask the publisher"
+    how_to_get: str = ""  # one sentence for a person who has no data yet
+    patterns: tuple[str, ...] = ()  # regular expressions on the relative path; named groups: see samples.py
+
+
+class Labels(Part):
+    """How labels are found. A table (`--labels`) goes before the pattern's `label` group."""
+
+    names: dict[str, str] = {}  # what is read -> the label used, such as {"Cat": "cat"}; empty: as read
+    none: tuple[str, ...] = ()  # read as "has no label", such as a folder called "unlabelled"
+    table: str = ""  # a CSV file: (file | id | path) and (label | class)
+
+
+class Image(Part):
+    """What each image is turned into before a model sees it."""
+
+    size: int = Field(64, ge=8, le=1024)  # px, both sides; 64 trains in minutes on two cores
+    channels: Literal[1, 3] = 3
+    fit: Literal["crop", "pad", "squash"] = "crop"  # crop keeps shapes true and has no invented border
+
+
+class Split(Part):
+    """Who learns, who is labelled, who judges. See splits.py for the rules."""
+
+    unlabelled: Size = 0.5  # stage 1 learns from these; their labels are never read
+    labelled: Size = 0.25  # the pool from which label draws are taken
+    test: Size = 0.25
+    test_part: str = ""  # where the publisher fixed a test set: the value of the pattern's `part` group that marks it
+    group: str = ""  # the pattern's group that must stay on one side, such as "subject"
+
+    @field_validator("unlabelled", "labelled", "test")
+    @classmethod
+    def _count_or_share(cls, size: Size) -> Size:
+        if not isinstance(size, str) and (size < 0 or (isinstance(size, float) and size > 1)):
+            raise ValueError('a split takes a count such as 5000, a share from 0.0 to 1.0, or "rest"')
+        return size
+
+
+class Train(Part):
+    """Stage 1's training."""
+
+    objective: Literal["reconstruct"] = "reconstruct"
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=1)  # small batches learn most per second on a CPU
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.05, ge=0, le=1)  # share of all steps
+    clip: float = Field(1.0, gt=0)  # gradient norm
+    validation: float = Field(0.05, gt=0, lt=1)  # share of the unlabelled images held out from training
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 only where the device computes in it
+
+
+class VQVAE(Part):
+    """Stage 1's model."""
+
+    stride: Literal[2, 4, 8, 16] = 8  # pixels per code along each side
+    width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
+    blocks: int = Field(2, ge=0)  # residual blocks at code resolution, in the encoder and in the decoder
+    codebook_size: int = Field(512, ge=2, le=65536)
+    code_dim: int = Field(64, ge=1)
+    commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
+    decay: float = Field(0.99, gt=0, lt=1)  # of the codebook's moving averages
+    restart: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even share is moved; 0: never
+
+
+class Encode(Part):
+    """What stage 1 writes."""
+
+    format: Literal["npy", "h5"] = "npy"
+    content: Literal["vectors", "indices", "latents"] = "vectors"
+    batch_size: int = Field(250, ge=1)  # fixed and padded, so that codes do not depend on how many images there are
+
+
+class Probe(Part):
+    """Stage 2's protocol."""
+
+    labels: int = Field(100, ge=2)  # per draw, all classes together; subjects where the data are grouped
+    draws: int = Field(20, ge=1)
+    features: Literal["vectors", "mean", "histogram", "pyramid"] = "pyramid"
+    grid: int = Field(2, ge=1)  # cells along each side of the pyramid
+    classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"
+    curve: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)  # sizes of the label curve; empty: none
+    baselines: tuple[Literal["pixels", "hog", "random"], ...] = ("pixels", "hog", "random")
+
+
+class Card(Part):
+    """A dataset and the settings that suit it."""
+
+    name: str = ""
+    title: str
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    source: Source = Source()
+    labels: Labels = Labels()
+    image: Image = Image()
+    split: Split = Split()
+    train: Train = Train()
+    vqvae: VQVAE = VQVAE()
+    encode: Encode = Encode()
+    probe: Probe = Probe()
+
+    @model_validator(mode="after")
+    def _size_fits_stride(self) -> Card:
+        if self.image.size % self.vqvae.stride:
+            raise ValueError(
+                f"image.size = {self.image.size} is not divisible by vqvae.stride = {self.vqvae.stride}: "
+                "choose a multiple, such as "
+                f"{max(1, round(self.image.size / self.vqvae.stride)) * self.vqvae.stride}"
+            )
+        return self
+
+
+def card_names() -> list[str]:
+    """Names of the shipped cards, sorted."""
+    folder = resources.files("toolkit_datasets.cards")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_card(name_or_path: str, overrides: Sequence[str] = (), *, seed: int | None = None) -> Card:
+    """Read a shipped card by its name or any card by its path, and apply `key=value` overrides such as `image.size=32`.
+
+    Raises:
+        ToolkitError: no such card, not TOML, an unknown key or a value out of range.
+    """
+    if name_or_path in card_names():
+        name = name_or_path
+        text = resources.files("toolkit_datasets.cards").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    elif name_or_path.endswith(".toml") and Path(name_or_path).is_file():
+        name, text = Path(name_or_path).stem, Path(name_or_path).read_text(encoding="utf-8")
+    else:
+        raise ToolkitError(
+            f"no card called {name_or_path!r}: choose one of {', '.join(card_names())}, "
+            "or give the path of a card of your own ending in .toml"
+        )
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ToolkitError(f"the card {name_or_path} is not valid TOML: {error}") from None
+    data.setdefault("name", name)
+    return card_from(data, overrides, seed=seed, origin=f"card {name_or_path}")
+
+
+def card_from(data: Mapping[str, Any], overrides: Sequence[str] = (), *, seed: int | None = None, origin: str) -> Card:
+    """Validate the plain data of a card, after `key=value` overrides; `origin` names it in errors."""
+    plain = copy.deepcopy(dict(data))
+    for override in overrides:
+        _apply(plain, override)
+    if seed is not None:
+        plain["seed"] = seed
+    try:
+        return Card.model_validate(plain)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            table = key.rpartition(".")[0]
+            raise ToolkitError(
+                f"{origin}: unknown key {key!r}. Known keys{f' of [{table}]' if table else ''}: "
+                + ", ".join(_known_keys(problem["loc"][:-1]))
+            ) from None
+        value = f" = {problem['input']!r}" if key else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ToolkitError(f"{origin}: {key}{value}: {message}" if key else f"{origin}: {message}") from None
+
+
+def card_text(card: Card) -> str:
+    """The card as TOML; reading it back gives an equal card."""
+    import tomli_w
+
+    return tomli_w.dumps(card.model_dump(mode="json"))
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value` in the plain data of a card. The value is read as TOML, else as plain text."""
+    key, equals, raw = override.partition("=")
+    if not equals or not key.strip():
+        raise ToolkitError(f"--set takes key=value, such as --set image.size=32; got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        inner = data.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise ToolkitError(f"--set {override}: {table!r} is not a table of the card")
+        data = inner
+    data[last] = value
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    model: Any = Card
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)

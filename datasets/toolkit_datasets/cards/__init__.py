@@ -1,0 +1,1 @@
+"""Cards: one TOML file for each dataset."""

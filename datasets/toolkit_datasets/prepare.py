@@ -1,0 +1,137 @@
+"""From a card and a folder to samples, splits and decoded images: what every command starts from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .cache import decoded
+from .card import Card, Split
+from .errors import ToolkitError
+from .progress import SILENT, Progress
+from .samples import natural_key
+from .sources import open_source
+from .splits import assign, rank, scaled
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset, ready for both stages."""
+
+    card: Card
+    samples: pd.DataFrame  # samples.COLUMNS, one row for each sample, all text
+    images: NDArray[np.uint8]  # memory map (N, H, W, C); row i belongs to row i of `samples`; zeros where skipped
+    details: pd.DataFrame  # mode, width, height of each file as stored
+    origin: str
+    ignored: int  # files that are no images by name
+    notes: tuple[str, ...] = ()
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """Row numbers of the decoded samples in these splits, ascending."""
+        chosen = self.samples["split"].isin(splits) & (self.samples["status"] == "ok")
+        return np.flatnonzero(chosen.to_numpy())
+
+    @property
+    def skipped(self) -> pd.DataFrame:
+        """The samples that should decode and do not."""
+        return self.samples[self.samples["status"] != "ok"]
+
+
+def prepare(
+    card: Card,
+    data: Path | None,
+    *,
+    labels: Path | None = None,
+    limit: int | None = None,
+    split: bool = True,
+    fail_fast: bool = False,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> Prepared:
+    """Scan, decode (or find in the cache) and split the dataset of a card.
+
+    Args:
+        card: says how.
+        data: the folder, where the card needs one.
+        labels: a CSV table that labels some or all images.
+        limit: use this many images, chosen by the seed, and shrink the split's counts in proportion.
+        split: False marks every decoded sample as `new`, for a trained model to encode.
+        fail_fast: stop at the first image that does not decode.
+        workers: threads for decoding; None for one per core.
+        progress: shows what goes on.
+
+    Raises:
+        ToolkitError: see `open_source`, `decoded` and `assign`.
+    """
+    source = open_source(card, data, labels, progress)
+    samples, wanted = source.scan.samples, card.split
+    if limit is not None and limit < len(samples):
+        wanted = scaled(wanted, limit / max(len(samples), _counted(wanted)))
+        ranked = sorted(range(len(samples)), key=lambda row: rank(card.seed, str(samples["id"].iat[row])))
+        samples = samples.iloc[sorted(ranked[:limit])].reset_index(drop=True)
+    paths = samples["path"].tolist()
+    decodings = decoded(
+        paths,
+        source.stamps(paths),
+        source.decode,
+        geometry=card.image,
+        origin=source.origin,
+        fail_fast=fail_fast,
+        workers=workers,
+        progress=progress,
+    )
+    details = decodings.details
+    samples = samples.assign(status=details["status"], sha256=details["sha256"])
+    if not (samples["status"] == "ok").any():
+        raise ToolkitError(
+            f"none of the {len(samples)} images of {source.origin} could be decoded; the first: "
+            f"{samples['path'].iat[0]}: {samples['status'].iat[0]}"
+        )
+    samples["group"] = _joined_groups(samples, details["pixels"])
+    if split:
+        samples["split"] = assign(samples, wanted, card.seed)
+    else:
+        samples["split"] = np.where(samples["status"] == "ok", "new", "")
+    kept = details[["mode", "width", "height"]]
+    return Prepared(card, samples, decodings.images, kept, source.origin, source.scan.ignored, source.scan.notes)
+
+
+def _counted(split: Split) -> int:
+    return sum(size for size in (split.unlabelled, split.labelled, split.test) if isinstance(size, int))
+
+
+def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
+    """Groups such that samples of one group, and pixel-identical ones, stay together; "" for a sample on its own.
+
+    A group is named after its first sample where the card names none.
+    """
+    parent = list(range(len(samples)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for column in (samples["group"], pixels):
+        first: dict[str, int] = {}
+        for row, value in enumerate(column):
+            if value:
+                a, b = root(first.setdefault(value, row)), root(row)
+                parent[max(a, b)] = min(a, b)
+    members: dict[int, list[int]] = defaultdict(list)
+    for row in range(len(samples)):
+        members[root(row)].append(row)
+    groups = [""] * len(samples)
+    for head, rows in members.items():
+        named = min((g for g in samples["group"].iloc[rows] if g), key=natural_key, default="")
+        if named or len(rows) > 1:
+            for row in rows:
+                groups[row] = named or str(samples["id"].iat[head])
+    return groups

@@ -1,0 +1,126 @@
+"""Sources: where the images of a card come from, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .card import Card
+from .errors import ToolkitError
+from .images import Decoded, decode_file, decode_image
+from .progress import Progress
+from .samples import Scan, join_labels, scan_images, table_of
+
+BUILTIN = ("digits",)
+
+
+class Source(Protocol):
+    """Images that can be listed and then decoded one by one, from several threads."""
+
+    origin: str  # the place, for messages and the cache's key
+    scan: Scan
+
+    def stamps(self, paths: Sequence[str]) -> list[str]:
+        """What tells a changed image from an unchanged one."""
+
+    def decode(self, path: str) -> Decoded:
+        """Decode one image of `scan.samples.path`; raises `Unreadable`."""
+
+
+def open_source(card: Card, data: Path | None, labels: Path | None, progress: Progress) -> Source:
+    """The source that the card describes, with `data` as its folder.
+
+    Raises:
+        ToolkitError: the card needs a folder and none is given, or there is nothing usable in it.
+    """
+    if card.source.kind == "builtin":
+        if card.source.dataset not in BUILTIN:
+            raise ToolkitError(f"source.dataset = {card.source.dataset!r}: bundled sets are {', '.join(BUILTIN)}")
+        return Digits(card, labels)
+    if data is None:
+        raise ToolkitError(
+            f"the card {card.name} needs --data DIR. {card.source.how_to_get}"
+            + (f" See {card.source.homepage}" if card.source.homepage else "")
+        )
+    if card.source.kind == "torchvision":
+        return Torchvision(card, data, labels, progress)
+    if card.source.url and not any(data.glob("*")):
+        from .download import fetch, unpack
+
+        unpack(fetch(card.source.url, card.source.sha256, data / ".download", progress=progress), data)
+    return Folder(card, data, labels)
+
+
+class Folder:
+    """Image files below a folder."""
+
+    def __init__(self, card: Card, root: Path, labels: Path | None) -> None:
+        self.origin, self._root, self._wanted = str(root.resolve()), root, card.image
+        self.scan = scan_images(root, card, labels)
+
+    def stamps(self, paths: Sequence[str]) -> list[str]:
+        """Size and time of change of each file."""
+        stats = [(self._root / path).stat() for path in paths]
+        return [f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats]
+
+    def decode(self, path: str) -> Decoded:
+        """Decode one file."""
+        return decode_file(self._root / path, self._wanted)
+
+
+class Listed:
+    """Images that a library hands over, each with a name and a label."""
+
+    def __init__(self, card: Card, names: list[str], labels_of: list[str], labels: Path | None) -> None:
+        self._wanted = card.image
+        self._row = {name: row for row, name in enumerate(names)}
+        numbers = [name.rpartition("/")[2] for name in names]
+        table = table_of(names, card).assign(label=labels_of, number=numbers)
+        if card.split.test_part:
+            table["part"] = [name.partition("/")[0] for name in names]
+        notes: tuple[str, ...] = ()
+        if labels:
+            table, notes = join_labels(table, labels)
+        self.scan = Scan(table, ignored=0, notes=notes)
+
+    def stamps(self, paths: Sequence[str]) -> list[str]:
+        """The library's data do not change under a given version."""
+        return ["" for _ in paths]
+
+
+class Digits(Listed):
+    """The 1,797 handwritten digits that come with scikit-learn, 8x8 with values 0 to 16."""
+
+    def __init__(self, card: Card, labels: Path | None) -> None:
+        from sklearn.datasets import load_digits
+
+        bunch: Any = load_digits()
+        self.origin = "scikit-learn digits"
+        self._images: NDArray[np.uint8] = (bunch.images * (255 / 16)).round().astype(np.uint8)
+        super().__init__(card, [f"{i:04d}" for i in range(len(self._images))], [str(y) for y in bunch.target], labels)
+
+    def decode(self, path: str) -> Decoded:
+        """Enlarge one digit."""
+        from PIL import Image
+
+        return decode_image(Image.fromarray(self._images[self._row[path]]), self._wanted)
+
+
+class Torchvision(Listed):
+    """A dataset class of torchvision, downloaded by it where it is not on the disk yet."""
+
+    def __init__(self, card: Card, root: Path, labels: Path | None, progress: Progress) -> None:
+        from .download import torchvision_items
+
+        self._items = torchvision_items(card.source.dataset, card.source.arguments, root, progress=progress)
+        self.origin = f"{root.resolve()} {card.source.dataset} {card.source.arguments}"
+        names, labels_of = self._items.names, self._items.labels
+        super().__init__(card, list(names), list(labels_of), labels)
+
+    def decode(self, path: str) -> Decoded:
+        """Let torchvision open one image, and fit it."""
+        return decode_image(self._items.image(self._row[path]), self._wanted)

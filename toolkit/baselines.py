@@ -1,0 +1,122 @@
+"""Baselines that need the images: pixels, HOG and an untrained encoder, as arrays for stage 2.
+
+Stage 2 knows neither images nor stage 1; what it is handed has one row for each row of the code store.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit_datasets.card import Card, Probe
+from toolkit_datasets.codes import Codes
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.progress import Progress
+
+PIXEL_SIDE = 16  # px: a linear classifier on 100 images gains nothing from more (measured on cats and dogs)
+BLOCK = 500  # images in memory at a time
+
+
+def image_baselines(
+    codes: Codes, prepared: Prepared, settings: Probe, *, device: str, progress: Progress
+) -> dict[str, NDArray[np.float32]]:
+    """The arrays of the baselines named in `settings.baselines`, (rows of the store, features) float32.
+
+    Raises:
+        ToolkitError: an image of the store is not among the prepared ones.
+    """
+    rows = _rows_in(prepared, codes)
+    splits = codes.manifest["split"]
+    judged = np.flatnonzero(splits.isin(["labelled", "test"]))
+    out: dict[str, NDArray[np.float32]] = {}
+    if "pixels" in settings.baselines:
+        out["pixels"] = _mapped(small_pixels, prepared.images, rows, np.arange(len(rows)), "pixels", progress)
+    if "hog" in settings.baselines:
+        out["hog"] = _mapped(hog_features, prepared.images, rows, judged, "hog", progress)
+    if "random" in settings.baselines:
+        learners = rows[np.flatnonzero(splits == "unlabelled")]
+        out["random"] = _random_features(
+            prepared, rows, judged, learners if len(learners) else rows, settings, device=device, progress=progress
+        )
+    return out
+
+
+def small_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean colours of a grid of at most 16 x 16 cells, (n, cells * C) float32 in [0, 1]."""
+    n, height, _, channels = images.shape
+    cell = max(1, height // PIXEL_SIDE)
+    side = height // cell
+    cut = images[:, : side * cell, : side * cell].reshape(n, side, cell, side, cell, channels)
+    return cut.mean((2, 4), dtype=np.float32).reshape(n, -1) / 255
+
+
+def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Histograms of oriented gradients (Dalal & Triggs 2005): 9 orientations, cells of 8 px, blocks of 2 x 2 cells.
+
+    Images below 32 px take smaller cells, so that there are at least 4 x 4.
+    """
+    from skimage.feature import hog
+
+    cell = max(2, min(8, images.shape[1] // 4))
+    grey = images.astype(np.float32).mean(-1)
+    features = [hog(image, 9, (cell, cell), (2, 2), feature_vector=True) for image in grey]
+    return np.asarray(features, np.float32)
+
+
+def _mapped(
+    function: object,
+    images: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    where: NDArray[np.int64],
+    title: str,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """`function` over the images of the store's rows `where`, in blocks; zeros elsewhere."""
+    assert callable(function)
+    blocks = [where[start : start + BLOCK] for start in range(0, len(where), BLOCK)]
+    out: NDArray[np.float32] | None = None
+    with ThreadPoolExecutor() as pool, progress.bar(title, len(where), "images") as bar:
+        for block, values in zip(blocks, pool.map(lambda block: function(images[rows[block]]), blocks), strict=True):
+            if out is None:
+                out = np.zeros((len(rows), values.shape[1]), np.float32)
+            out[block] = values
+            bar.update(len(block))
+    return out if out is not None else np.zeros((len(rows), 1), np.float32)
+
+
+def _random_features(
+    prepared: Prepared,
+    rows: NDArray[np.int64],
+    judged: NDArray[np.int64],
+    learners: NDArray[np.int64],
+    settings: Probe,
+    *,
+    device: str,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    from stage1_vqvae.encode import random_codes
+    from stage2_probe.features import features
+
+    card: Card = prepared.card
+    indices, codebook = random_codes(card, prepared.images, rows[judged], learners, device=device, progress=progress)
+    values = features(settings.features, indices, codebook, settings.grid)
+    out = np.zeros((len(rows), values.shape[1]), np.float32)
+    out[judged] = values
+    return out
+
+
+def _rows_in(prepared: Prepared, codes: Codes) -> NDArray[np.int64]:
+    """Row of the prepared images for each row of the store, matched by id and slice."""
+    places = {pair: row for row, pair in enumerate(zip(prepared.samples["id"], prepared.samples["slice"], strict=True))}
+    wanted = list(zip(codes.manifest["id"], codes.manifest["slice"], strict=True))
+    missing = [pair[0] for pair in wanted if pair not in places]
+    if missing:
+        raise ToolkitError(
+            f"{len(missing)} of {len(wanted)} images of {codes.path} are not in {prepared.origin}, such as "
+            f"{missing[0]!r}: "
+            "give the folder that was encoded with --data, or leave --data out to do without image baselines"
+        )
+    return np.array([places[pair] for pair in wanted], np.int64)

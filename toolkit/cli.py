@@ -1,0 +1,438 @@
+"""The command line: parse, make one library call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+from .options import Console
+
+
+@click.group(cls=options.Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="vqvae-toolkit", message="%(package)s %(version)s")
+def main(debug: bool) -> None:
+    """Frozen codes from many unlabelled images, and an honest small classifier on top of them.
+
+    \b
+    Try:            toolkit run
+    Your images:    toolkit run folder --data my-images/ --out runs/mine
+    Step by step:   toolkit train, toolkit encode, toolkit probe
+    """
+
+
+@main.command()
+@click.argument("card", default="digits")
+@options.data_options
+@options.set_option
+@options.seed_option
+@options.device_option
+@options.path_option("--out", metavar="RUN", help="The run folder to write. [default: runs/CARD]")
+@options.resume_option
+@options.overwrite_option
+@options.dry_run_option
+@options.common
+def run(
+    console: Console,
+    card: str,
+    data: Path | None,
+    labels: Path | None,
+    limit: int | None,
+    workers: int | None,
+    fail_fast: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """Both stages in one go: train, encode, probe, report.
+
+    Without a card it takes digits, which need no data.
+
+    \b
+    Example:  toolkit run
+              toolkit run cats-vs-dogs --data train/ --out runs/cats
+              toolkit run folder --data mine/ --labels labels.csv --out runs/mine
+    """
+    from toolkit_datasets.card import load_card
+
+    from .describe import plan_text
+    from .pipeline import open_data, run_all
+    from .runs import Data
+    from .summaries import results_text
+
+    resolved = load_card(card, overrides, seed=seed)
+    out = out or Path("runs") / resolved.name
+    where = Data(data, labels, limit)
+    if dry_run:
+        prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+        console.show(plan_text(prepared, out, steps=("train", "encode", "probe", "report")))
+        return
+    results, prepared = run_all(
+        resolved,
+        where,
+        out,
+        command=options.typed_command(),
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        fail_fast=fail_fast,
+        workers=workers,
+        progress=console.progress,
+    )
+    console.show(results_text(results))
+    console.show(f"open the report: {(out / 'report.html').resolve()}")
+    console.data(results)
+    _finish(len(prepared.skipped))
+
+
+@main.command()
+@click.argument("card", required=False)
+@options.data_options
+@options.set_option
+@options.seed_option
+@options.path_option("--sheet", metavar="FILE", help="Also write a contact sheet (PNG).")
+@options.common
+def datasets(
+    console: Console,
+    card: str | None,
+    data: Path | None,
+    labels: Path | None,
+    limit: int | None,
+    workers: int | None,
+    fail_fast: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    sheet: Path | None,
+) -> None:
+    """List the cards, or describe what one finds in a folder.
+
+    Nothing is trained: counts per label and split, sizes, modes, and what would be skipped and why.
+
+    \b
+    Example:  toolkit datasets
+              toolkit datasets cats-vs-dogs --data train/ --sheet cats.png
+    """
+    from .describe import cards_text, describe, described_text
+
+    if card is None:
+        text, listing = cards_text()
+        console.show(text)
+        console.data(listing)
+        return
+    from toolkit_datasets.card import load_card
+    from toolkit_datasets.prepare import prepare
+
+    prepared = prepare(
+        load_card(card, overrides, seed=seed),
+        data,
+        labels=labels,
+        limit=limit,
+        fail_fast=fail_fast,
+        workers=workers,
+        progress=console.progress,
+    )
+    found = describe(prepared)
+    console.show(described_text(found, prepared))
+    console.data(found)
+    if sheet:
+        from .describe import write_sheet
+
+        write_sheet(prepared, sheet)
+        console.show(f"contact sheet: {sheet}")
+
+
+@main.command()
+@click.argument("card")
+@options.data_options
+@options.set_option
+@options.seed_option
+@options.out_option
+@options.common
+def prepare(
+    console: Console,
+    card: str,
+    data: Path | None,
+    labels: Path | None,
+    limit: int | None,
+    workers: int | None,
+    fail_fast: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    out: Path | None,
+) -> None:
+    """Decode all images into the cache.
+
+    With --out the sample table is written too. Other commands do this by themselves when it is not done yet.
+
+    \b
+    Example:  toolkit prepare cats-vs-dogs --data train/ --out runs/cats
+    """
+    from toolkit_datasets.card import load_card
+
+    from .describe import describe
+    from .pipeline import open_data
+    from .runs import Data, start_run, write_run
+
+    where = Data(data, labels, limit)
+    resolved = load_card(card, overrides, seed=seed)
+    prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+    if out:
+        start_run(out, resume=True, overwrite=False)
+        write_run(out, prepared, where, options.typed_command())
+    console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card} …")
+    console.data(describe(prepared))
+    _finish(len(prepared.skipped))
+
+
+@main.command()
+@click.argument("card")
+@options.data_options
+@options.set_option
+@options.seed_option
+@options.device_option
+@options.path_option("--out", metavar="RUN", required=True, help="The run folder to write.")
+@options.resume_option
+@options.overwrite_option
+@options.dry_run_option
+@options.common
+def train(
+    console: Console,
+    card: str,
+    data: Path | None,
+    labels: Path | None,
+    limit: int | None,
+    workers: int | None,
+    fail_fast: bool,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """Stage 1: train a VQ-VAE on the unlabelled images.
+
+    \b
+    Example:  toolkit train cats-vs-dogs --data train/ --out runs/cats
+              toolkit train folder --data mine/ --out runs/mine --set train.epochs=40 --set image.size=128
+    """
+    from toolkit_datasets.card import load_card
+
+    from .describe import plan_text
+    from .pipeline import open_data, train_run, without_counts
+    from .runs import Data, start_run
+    from .summaries import stage1_text
+
+    resolved = load_card(card, overrides, seed=seed)
+    where = Data(data, labels, limit)
+    if not dry_run:
+        start_run(out, resume=resume, overwrite=overwrite)
+    prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+    if dry_run:
+        console.show(plan_text(prepared, out, steps=("train",)))
+        return
+    metrics = train_run(
+        prepared,
+        where,
+        out,
+        command=options.typed_command(),
+        device=device,
+        resume=resume,
+        progress=console.progress,
+    )
+    console.show(stage1_text(metrics))
+    console.show(f"model: {out / 'stage1'}\nnext:  toolkit encode {out}")
+    console.data(without_counts(metrics))
+    _finish(len(prepared.skipped))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="CODES", help="A folder for npy, a file for h5. [default: in RUN]")
+@click.option("--format", "format_", type=click.Choice(["npy", "h5"]), help="A file each, or one HDF5. [card: npy]")
+@click.option("--content", type=click.Choice(["vectors", "indices", "latents"]), help="What to write. [card: vectors]")
+@options.path_option("--data", metavar="NEW", help="Encode these images instead, which the run never saw.")
+@options.labels_option
+@options.workers_option
+@options.fail_fast_option
+@options.device_option
+@options.overwrite_option
+@options.common
+def encode(
+    console: Console,
+    run: Path,
+    out: Path | None,
+    format_: str | None,
+    content: str | None,
+    data: Path | None,
+    labels: Path | None,
+    workers: int | None,
+    fail_fast: bool,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Freeze: write the codes of the images to files.
+
+    Each image gets a .npy file of its own, or all go to one HDF5 file. An interrupted encoding goes on where it
+    stopped when the same command is given again.
+
+    \b
+    Example:  toolkit encode runs/cats
+              toolkit encode runs/cats --out cats.h5 --format h5
+              toolkit encode runs/cats --data holiday-pictures/ --out holiday/
+    """
+    from .pipeline import encode_run, open_data, run_data
+
+    card, where, new = run_data(run, data, labels)
+    prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=console.progress)
+    form = format_ or ("h5" if out and out.suffix in (".h5", ".hdf5") else card.encode.format)
+    out = out or run / ("codes.h5" if form == "h5" else "codes")
+    codes = encode_run(
+        run,
+        out,
+        prepared,
+        format=form,
+        content=content or card.encode.content,
+        device=device,
+        overwrite=overwrite,
+        progress=console.progress,
+    )
+    first = codes.manifest["file"].iat[0]
+    console.show(
+        f"codes:  {len(codes):,} samples, {codes.info.content}, {codes.info.bits_per_pixel:.4g} bits per pixel"
+        + (f", such as {out / first}" if form == "npy" else f" in {out}")
+        + f"\nnext:   toolkit {'predict PROBE' if new else 'probe'} {out}"
+    )
+    console.data({"codes": str(out), "samples": len(codes), "levels": codes.info.to_json()["levels"]})
+    _finish(len(prepared.skipped))
+
+
+@main.command()
+@click.argument("codes", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="DIR", help="Folder of the results. [default: CODES-probe/]")
+@options.path_option("--data", metavar="DIR", help="The encoded images, for the baselines that need them.")
+@options.set_option
+@options.seed_option
+@options.workers_option
+@options.device_option
+@options.common
+def probe(
+    console: Console,
+    codes: Path,
+    out: Path | None,
+    data: Path | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    workers: int | None,
+    device: str,
+) -> None:
+    """Stage 2: a small classifier on the codes, and how good it is.
+
+    Needs neither the images nor torch; with --data the image baselines are computed too.
+
+    \b
+    Example:  toolkit probe runs/cats/codes
+              toolkit probe runs/cats/codes --data train/ --set probe.labels=1000 --set probe.features=vectors
+    """
+    from .pipeline import probe_run
+    from .runs import Data
+    from .summaries import probe_text
+
+    out = out or codes.with_name(f"{codes.name}-probe")
+    results = probe_run(
+        codes,
+        out,
+        overrides=overrides,
+        seed=seed,
+        data=Data(data),
+        device=device,
+        workers=workers,
+        progress=console.progress,
+    )
+    console.show(probe_text(results))
+    console.show(f"results: {out / 'results.json'}\nnext:    toolkit predict {out} NEW-CODES")
+    console.data(results)
+
+
+@main.command()
+@click.argument("probe", type=click.Path(path_type=Path))
+@click.argument("codes", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="FILE", help="CSV to write. [default: stdout]")
+@options.common
+def predict(console: Console, probe: Path, codes: Path, out: Path | None) -> None:
+    """Label new codes with the classifier of a probe.
+
+    \b
+    Example:  toolkit encode runs/cats --data holiday/ --out holiday-codes/
+              toolkit predict runs/cats/probe holiday-codes/ --out labels.csv
+    """
+    from stage2_probe.predict import predict as predict_codes
+
+    from toolkit_datasets.atomic import replacing
+    from toolkit_datasets.codes import open_codes
+
+    table = predict_codes(probe, open_codes(codes))
+    if out:
+        with replacing(out) as temporary:
+            table.to_csv(temporary, index=False)
+        console.show(f"{len(table):,} predictions in {out}")
+    elif not console.as_json:
+        click.echo(table.to_csv(index=False), nl=False)
+    console.data(table.to_dict("records"))
+
+
+@main.command()
+@click.argument("codes", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="DIR", required=True, help="Folder for the PNG files.")
+@options.path_option("--run", metavar="RUN", help="Run folder of the model. [default: the one that CODES lies in]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Decode the first N samples only.")
+@options.device_option
+@options.common
+def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: int | None, device: str) -> None:
+    """Turn codes back into images.
+
+    \b
+    Example:  toolkit decode runs/cats/codes --out back/ --limit 20
+    """
+    from toolkit_datasets.codes import open_codes
+
+    from .pipeline import decode_codes, find_model
+
+    store = open_codes(codes)
+    count = decode_codes(store, find_model(store, run), out, limit=limit, device=device, progress=console.progress)
+    console.show(f"{count:,} images in {out}")
+    console.data({"images": count, "folder": str(out)})
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@options.common
+def info(console: Console, path: Path) -> None:
+    """Explain a run folder, a model or a code store.
+
+    \b
+    Example:  toolkit info runs/cats
+              toolkit info runs/cats/codes
+    """
+    from .summaries import info_of, info_text
+
+    found = info_of(path)
+    console.show(info_text(found))
+    console.data(found)
+
+
+def _finish(skipped: int) -> None:
+    """Exit code 3 where files were skipped."""
+    if skipped:
+        click.get_current_context().exit(options.SKIPPED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What a card finds in a folder, told before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit_datasets.card import card_names, load_card
+from toolkit_datasets.prepare import Prepared
+
+SHEET_IMAGES = 48
+
+
+def cards_text() -> tuple[str, dict[str, Any]]:
+    """The shipped cards as text and as data."""
+    cards = {name: load_card(name) for name in card_names()}
+    width = max(map(len, cards))
+    lines = [f"{name:{width}}  {card.title}" for name, card in cards.items()]
+    lines += ["", "toolkit datasets CARD --data DIR  says what a card finds in a folder;"]
+    lines += ["a card of your own is a TOML file: give its path instead of a name."]
+    return "\n".join(lines), {name: card.model_dump(mode="json") for name, card in cards.items()}
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """Counts per split and label, sizes and modes as stored, and what is skipped and why."""
+    samples, details, card = prepared.samples, prepared.details, prepared.card
+    good = samples["status"] == "ok"
+    table = samples[good].groupby(["split", "label"]).size().unstack(fill_value=0)
+    sizes = (details["width"] + "x" + details["height"])[good].value_counts()
+    return {
+        "card": card.name,
+        "title": card.title,
+        "data": prepared.origin,
+        "licence": card.source.licence,
+        "images": len(samples),
+        "decoded": int(good.sum()),
+        "ignored": prepared.ignored,
+        "labels": {str(k): int(v) for k, v in samples[good & (samples["label"] != "")]["label"].value_counts().items()},
+        "unlabelled": int((good & (samples["label"] == "")).sum()),
+        "splits": {str(split): {str(k): int(v) for k, v in row.items()} for split, row in table.iterrows()},
+        "groups": int(samples[good & (samples["group"] != "")]["group"].nunique()),
+        "grouped": int((good & (samples["group"] != "")).sum()),
+        "sizes": {str(k): int(v) for k, v in sizes.items()},
+        "modes": {str(k): int(v) for k, v in details["mode"][good].value_counts().items()},
+        "becomes": card.image.model_dump(),
+        "skipped": [
+            {"path": path, "reason": status}
+            for path, status in zip(prepared.skipped["path"], prepared.skipped["status"], strict=True)
+        ],
+        "notes": list(prepared.notes),
+    }
+
+
+def described_text(found: dict[str, Any], prepared: Prepared) -> str:
+    """`describe` as a page for people."""
+    becomes = found["becomes"]
+    colours = "grey" if becomes["channels"] == 1 else "RGB"
+    lines = [
+        f"{found['title']}",
+        f"data      {found['data']}",
+        f"licence   {found['licence']}",
+        f"images    {found['images']:,} ({found['decoded']:,} decode, {len(found['skipped']):,} skipped); "
+        f"{found['ignored']:,} other files ignored",
+        f"labels    {_counts(found['labels'])}" + (f"; {found['unlabelled']:,} without" if found["unlabelled"] else ""),
+        f"sizes     {_counts(found['sizes'])}",
+        f"modes     {_counts(found['modes'])}",
+        f"become    {becomes['size']}x{becomes['size']} {colours}, {becomes['fit']}",
+    ]
+    if found["grouped"]:
+        lines.append(
+            f"groups    {found['grouped']:,} images in {found['groups']:,} groups that stay on one side of the split "
+            f"({prepared.card.split.group or 'pixel-identical'})"
+        )
+    lines += ["", _table(found["splits"])]
+    if found["skipped"]:
+        lines += ["", "skipped:"]
+        lines += [f"  {entry['path']}: {entry['reason']}" for entry in found["skipped"][:20]]
+        if len(found["skipped"]) > 20:
+            lines.append(f"  … and {len(found['skipped']) - 20} more (--json lists all)")
+    lines += [f"note: {note}" for note in found["notes"]]
+    return "\n".join(lines)
+
+
+def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
+    """What a command would do, for --dry-run."""
+    card = prepared.card
+    learners = len(prepared.rows("unlabelled"))
+    grid = card.image.size // card.vqvae.stride
+    lines = [
+        described_text(describe(prepared), prepared),
+        "",
+        f"would     {', '.join(steps)} into {out}",
+        f"model     VQ-VAE, {grid}x{grid} codes of {card.vqvae.codebook_size} ({card.vqvae.code_dim} dimensions), "
+        f"{card.train.epochs} epochs of {learners:,} images",
+    ]
+    if "probe" in steps:
+        p = card.probe
+        lines.append(f"probe     {p.draws} draws of {p.labels} labels, {p.features} -> {p.classifier}")
+    return "\n".join(lines)
+
+
+def write_sheet(prepared: Prepared, path: Path) -> None:
+    """A contact sheet of images spread evenly over the table, as a model would see them."""
+    from .plots import contact_sheet
+
+    rows = np.flatnonzero((prepared.samples["status"] == "ok").to_numpy())
+    rows = rows[np.linspace(0, len(rows) - 1, min(SHEET_IMAGES, len(rows))).astype(int)]
+    samples = prepared.samples.iloc[rows]
+    captions = [
+        f"{i.rsplit('/', 1)[-1]} {label}".strip() for i, label in zip(samples["id"], samples["label"], strict=True)
+    ]
+    contact_sheet(prepared.images[rows], captions, path)
+
+
+def _counts(counts: dict[str, int], most: int = 8) -> str:
+    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join(shown + ([f"and {len(counts) - most} more"] if len(counts) > most else [])) or "none"
+
+
+def _table(splits: dict[str, dict[str, int]]) -> str:
+    labels = sorted({label for counts in splits.values() for label in counts})
+    heads = [label or "(no label)" for label in labels]
+    widths = [max(len(head), 7) for head in heads]
+    lines = ["split       " + "  ".join(f"{head:>{w}}" for head, w in zip(heads, widths, strict=True)) + "      all"]
+    for split in ("unlabelled", "labelled", "test", "unused", "new"):
+        if split in splits:
+            counts = [splits[split].get(label, 0) for label in labels]
+            cells = "  ".join(f"{count:>{w},}" for count, w in zip(counts, widths, strict=True))
+            lines.append(f"{split:12}{cells}  {sum(counts):>7,}")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""What all commands share: flags, and how errors, interruptions and skipped files become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.progress import Progress, Silent, Terminal
+
+SKIPPED = 3  # exit code: finished, some files were skipped
+INTERRUPTED = 130  # as shells count it: 128 + SIGINT
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """A group in which every error that a user can mend is one clear line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used, not by letter."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; with --debug errors keep their traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; what is done is kept: the same command with --resume goes on", err=True)
+            ctx.exit(INTERRUPTED)
+        except (ToolkitError, OSError) as error:
+            message = explained(error)
+            if ctx.params.get("debug") or message is None:
+                raise
+            raise click.ClickException(message) from None
+
+
+def explained(error: Exception) -> str | None:
+    """The error in a user's words; None where it is a defect of the toolkit."""
+    if isinstance(error, ToolkitError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return (
+            f"no room left on the disk{where} ({error.strerror}). Nothing finished is lost: free some space or choose "
+            "another --out (decoded images go to the folder that TOOLKIT_CACHE names), then run it again with --resume."
+        )
+    if isinstance(error, OSError) and error.errno in NO_ACCESS:
+        return f"no permission for {error.filename}: {error.strerror}. Change it, or choose another folder with --out."
+    return None
+
+
+class Console:
+    """Where a command talks: progress and remarks on stderr, data on stdout."""
+
+    def __init__(self, *, verbosity: int, as_json: bool) -> None:
+        self.as_json = as_json
+        self.progress: Progress = Silent() if verbosity < 0 else Terminal(bars=True if verbosity > 0 else None)
+        self.quiet = verbosity < 0
+
+    def show(self, text: str) -> None:
+        """Show the result for people, unless JSON was asked for."""
+        if not self.as_json and not self.quiet:
+            click.echo(text)
+
+    def data(self, data: Any) -> None:
+        """Print the data, if JSON was asked for."""
+        if self.as_json:
+            click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def common(function: F) -> F:
+    """Flags of every command: --json, -v, -q; the command gets a `console`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print data as JSON on stdout; all else goes to stderr.")
+    @click.option("-v", "--verbose", is_flag=True, help="Show progress bars even where nobody seems to watch.")
+    @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+    @functools.wraps(function)
+    def wrapper(*, as_json: bool, verbose: bool, quiet: bool, **arguments: Any) -> Any:
+        return function(console=Console(verbosity=verbose - 2 * quiet, as_json=as_json), **arguments)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator out of several, the first one outermost."""
+    return lambda function: functools.reduce(lambda inner, decorate: decorate(inner), reversed(decorators), function)
+
+
+path_option = functools.partial(click.option, type=click.Path(path_type=Path))
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a card key, e.g. train.epochs=5. Repeatable.",
+)
+seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of splits, training and draws. [card: 0]")
+device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps")
+workers_option = click.option("--workers", type=click.IntRange(min=1), help="Decoding threads. [default: one per core]")
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Use N images only; split sizes shrink in proportion."
+)
+fail_fast_option = click.option("--fail-fast", is_flag=True, help="Stop at the first unreadable image, not skip it.")
+data_option = path_option("--data", metavar="DIR", help="Folder of the images.")
+labels_option = path_option("--labels", metavar="TABLE", help="CSV with a file (or id) and a label column.")
+out_option = path_option("--out", metavar="PATH", help="Where to write.")
+resume_option = click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote there.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+
+data_options = stacked(data_option, labels_option, limit_option, workers_option, fail_fast_option)
+
+
+def typed_command() -> str:
+    """The command as the user typed it, for the record."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,249 @@
+"""The steps that the commands call, and `run`, which is all of them in one go.
+
+Every step reads what it needs from the files of the step before, so separate commands and `run` give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit_datasets.atomic import write_json, write_text
+from toolkit_datasets.card import Card, card_from, card_text
+from toolkit_datasets.codes import Codes, open_codes, versions
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.prepare import Prepared, prepare
+from toolkit_datasets.progress import Progress
+
+from .runs import Data, read_run, start_run, write_run
+
+ENCODED = ("unlabelled", "labelled", "test")  # the splits that are encoded; `unused` ones only on demand
+
+
+def open_data(
+    card: Card,
+    data: Data,
+    *,
+    split: bool = True,
+    fail_fast: bool = False,
+    workers: int | None = None,
+    progress: Progress,
+) -> Prepared:
+    """Scan, decode and split; say what was skipped."""
+    prepared = prepare(
+        card,
+        data.folder,
+        labels=data.labels,
+        limit=data.limit,
+        split=split,
+        fail_fast=fail_fast,
+        workers=workers,
+        progress=progress,
+    )
+    for note in prepared.notes:
+        progress.say(f"note: {note}")
+    skipped = prepared.skipped
+    if len(skipped):
+        reasons = [f"  {path}: {status}" for path, status in zip(skipped["path"], skipped["status"], strict=True)]
+        shown = reasons[:5] + ([f"  … and {len(reasons) - 5} more, all in samples.csv"] if len(reasons) > 5 else [])
+        progress.say("\n".join([f"skipped {len(skipped)} of {len(prepared.samples)} images:", *shown]))
+    return prepared
+
+
+def train_run(
+    prepared: Prepared, data: Data, out: Path, *, command: str, device: str, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Stage 1: train into `out/stage1`, with plots; returns the metrics."""
+    from stage1_vqvae.train import train
+
+    from .plots import loss_curve, reconstruction_grid
+
+    write_run(out, prepared, data, command)
+    folder = out / "stage1"
+    metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
+    loss_curve(folder / "history.csv", folder / "loss.png")
+    reconstruction_grid(folder / "examples.npz", folder / "reconstructions.png")
+    return metrics
+
+
+def encode_run(
+    run: Path,
+    out: Path,
+    prepared: Prepared,
+    *,
+    format: str,
+    content: str,
+    device: str,
+    overwrite: bool,
+    progress: Progress,
+) -> Codes:
+    """Freeze: write the codes of the run's images (or of new ones) to `out`."""
+    from stage1_vqvae.encode import encode
+
+    rows = prepared.rows("new") if (prepared.samples["split"] == "new").any() else prepared.rows(*ENCODED)
+    return encode(
+        run / "stage1",
+        prepared,
+        rows,
+        out,
+        format=format,
+        content=content,
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def probe_run(
+    codes_path: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    data: Data,
+    device: str,
+    workers: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Stage 2: draws, baselines, scores; writes and returns what `results.json` of the probe holds.
+
+    Baselines that need the images are computed where `data` has a folder, or the card's images are bundled.
+    """
+    from stage2_probe.probe import probe
+
+    codes = open_codes(codes_path)
+    card = card_from(codes.info.card, overrides, seed=seed, origin=f"card of {codes_path}")
+    images: dict[str, Any] = {}
+    if card.probe.baselines and (data.folder is not None or card.source.kind == "builtin"):
+        from .baselines import image_baselines
+
+        prepared = open_data(card, data, split=False, workers=workers, progress=progress)
+        images = image_baselines(codes, prepared, card.probe, device=device, progress=progress)
+    results = probe(codes, card.probe, seed=card.seed, out=out, images=images, progress=progress)
+    write_text(out / "card.toml", card_text(card))
+    return results
+
+
+def run_all(
+    card: Card,
+    data: Data,
+    out: Path,
+    *,
+    command: str,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    fail_fast: bool,
+    workers: int | None,
+    progress: Progress,
+) -> tuple[dict[str, Any], Prepared]:
+    """Train, encode, probe and report; returns the content of `results.json`, and the data."""
+    from .report import write_report
+
+    start_run(out, resume=resume, overwrite=overwrite)
+    prepared = open_data(card, data, fail_fast=fail_fast, workers=workers, progress=progress)
+    metrics = train_run(prepared, data, out, command=command, device=device, resume=resume, progress=progress)
+    store = out / ("codes.h5" if card.encode.format == "h5" else "codes")
+    encode_run(
+        out,
+        store,
+        prepared,
+        format=card.encode.format,
+        content=card.encode.content,
+        device=device,
+        overwrite=True,
+        progress=progress,
+    )
+    results = {**about_run(prepared, command), "stage1": without_counts(metrics)}
+    why_not = unprobeable(prepared)
+    if why_not:
+        results["probe_skipped"] = why_not
+    else:
+        results |= probe_run(store, out / "probe", data=data, device=device, workers=workers, progress=progress)
+    write_json(out / "results.json", results)
+    write_report(out, prepared)
+    return results, prepared
+
+
+def about_run(prepared: Prepared, command: str) -> dict[str, Any]:
+    """What was run, on what."""
+    samples = prepared.samples
+    counts = samples[samples["status"] == "ok"].groupby(["split", "label"]).size()
+    splits: dict[str, dict[str, int]] = {}
+    for (split, label), count in counts.items():
+        splits.setdefault(str(split), {})[str(label)] = int(count)
+    return {
+        "card": prepared.card.name,
+        "title": prepared.card.title,
+        "seed": prepared.card.seed,
+        "command": command,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions(),
+        "samples": {
+            "total": len(samples),
+            "ok": int((samples["status"] == "ok").sum()),
+            "skipped": len(prepared.skipped),
+            "splits": splits,
+        },
+    }
+
+
+def unprobeable(prepared: Prepared) -> str:
+    """Why stage 2 has nothing to do, as a sentence; "" where it has."""
+    labels = prepared.samples["label"].iloc[prepared.rows("labelled", "test")]
+    if len(labels) == 0:
+        return "no image of the pool or the test split carries a label; add some with --labels table.csv"
+    if labels.nunique() == 1:
+        return f"all labelled images are called {labels.iat[0]!r}; a classifier needs two classes or more"
+    return ""
+
+
+def without_counts(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics without the long list of code counts, which stays in stage1/metrics.json."""
+    return {key: value for key, value in metrics.items() if key != "code_counts"}
+
+
+def find_model(codes: Codes, run: Path | None) -> Path:
+    """The folder of the model that made the codes: `run` if given, else the run folder that the store lies in.
+
+    Raises:
+        ToolkitError: there is none.
+    """
+    for folder in [run / "stage1", run] if run else [codes.path.parent / "stage1"]:
+        if (folder / "model.json").is_file():
+            return folder
+    raise ToolkitError(
+        f"no model {'in ' + str(run) if run else 'beside ' + str(codes.path)}: give the run folder with --run RUN"
+    )
+
+
+def decode_codes(codes: Codes, model: Path, out: Path, *, limit: int | None, device: str, progress: Progress) -> int:
+    """Turn codes back into images, one PNG each under `out`; returns how many."""
+    from PIL import Image
+
+    from stage1_vqvae.reconstruct import decode
+    from toolkit_datasets.atomic import output_folder
+
+    output_folder(out)
+    rows = np.arange(len(codes) if limit is None else min(limit, len(codes)))
+    files = codes.manifest["file"]
+    with progress.bar("decode", len(rows), "images") as bar:
+        for chosen, images in decode(model, codes, rows, device=device):
+            for row, image in zip(chosen, images, strict=True):
+                path = out / Path(files.iat[row]).with_suffix(".png")
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+            bar.update(len(chosen))
+    return len(rows)
+
+
+def run_data(run: Path, new: Path | None, labels: Path | None) -> tuple[Card, Data, bool]:
+    """Card and data for encoding: those of the run, or a new folder with the run's preprocessing (third value True)."""
+    card, data = read_run(run)
+    if new is None:
+        return card, data, False
+    return card, Data(new, labels), True

@@ -1,0 +1,83 @@
+"""Run folders: what lies where, and how a later command finds the data of an earlier one again.
+
+card.toml      the resolved card
+run.json       where the data were, and the command that was typed
+samples.csv    the sample table
+stage1/        the model, its history and figures
+codes/         the code store (codes.h5 for HDF5)
+probe/         draws, predictions, the saved classifier
+results.json   every number of the run
+report.html    the page to look at
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from toolkit_datasets.atomic import output_folder, replacing, write_json, write_text
+from toolkit_datasets.card import Card, card_text, load_card
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.prepare import Prepared
+
+OWN = ("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "results.json", "report.html")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a run's images and labels are."""
+
+    folder: Path | None = None
+    labels: Path | None = None
+    limit: int | None = None
+
+
+def start_run(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the run folder, or clear it (`overwrite`) of what an earlier run wrote; nothing else is ever deleted.
+
+    Raises:
+        ToolkitError: a run is there and neither `resume` nor `overwrite` was given; or the folder cannot be written to.
+    """
+    there = [name for name in OWN if (out / name).exists()]
+    if there and not (resume or overwrite):
+        raise ToolkitError(
+            f"{out} already holds a run ({', '.join(there)}): give --resume to go on with it, "
+            "--overwrite to replace it, or another --out"
+        )
+    output_folder(out)
+    if overwrite:
+        for name in [*OWN, "codes.partial", "codes.h5.partial"]:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_run(out: Path, prepared: Prepared, data: Data, command: str) -> None:
+    """Record the card, the samples and where the data are."""
+    write_text(out / "card.toml", card_text(prepared.card))
+    with replacing(out / "samples.csv") as temporary:
+        prepared.samples.to_csv(temporary, index=False)
+    places = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in asdict(data).items()}
+    write_json(out / "run.json", {"data": places, "command": command})
+
+
+def read_run(run: Path) -> tuple[Card, Data]:
+    """The card and the data of a run folder.
+
+    Raises:
+        ToolkitError: it is no run folder.
+    """
+    if not (run / "card.toml").is_file() or not (run / "run.json").is_file():
+        raise ToolkitError(
+            f"{run} is no run folder (no card.toml and run.json): make one with "
+            f"`toolkit train CARD --data DIR --out {run}`"
+        )
+    places = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
+    folder, labels = (Path(places[key]) if places[key] else None for key in ("folder", "labels"))
+    return load_card(str(run / "card.toml")), Data(folder, labels, places["limit"])
+
+
+def read_results(path: Path) -> dict[str, object]:
+    """A results file as plain data; empty where there is none."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

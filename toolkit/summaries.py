@@ -1,0 +1,144 @@
+"""Results as a few lines for the terminal, and `toolkit info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit_datasets.codes import Codes, open_codes
+from toolkit_datasets.errors import ToolkitError
+
+from .pipeline import without_counts
+from .runs import read_results
+
+NAMES = {"majority": "majority class", "pixels": "pixels + PCA", "hog": "HOG", "random": "random encoder"}
+
+
+def stage1_text(metrics: dict[str, Any]) -> str:
+    """Reconstruction and codebook in two lines."""
+    return (
+        f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
+        f"{metrics['bits_per_pixel']:.4g} bits per pixel\n"
+        f"          {metrics['codebook_usage']:.0%} of the codes used, perplexity {metrics['perplexity']:.0f}; "
+        f"{metrics['train_seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s on {metrics['device']}"
+    )
+
+
+def probe_text(results: dict[str, Any]) -> str:
+    """Accuracy with its interval, and how it stands against each baseline."""
+    probe = results["probe"]
+    accuracy = probe["accuracy"]
+    lines = [
+        f"stage 2   {accuracy['mean']:.1%} accuracy ({_interval(accuracy)}), {probe['draws']} draws of "
+        f"{probe['n_labelled']} labels, {probe['n_test']:,} test {'groups' if probe['grouped'] else 'images'} "
+        f"({probe['features']}, {probe['classifier']})"
+    ]
+    for name, baseline in results.get("baselines", {}).items():
+        difference = baseline["difference"]
+        lines.append(
+            f"          {NAMES.get(name, name):15} {baseline['accuracy']['mean']:6.1%}   "
+            f"codes {verdict(difference)} ({100 * difference['mean']:+.1f} points, {_points(difference)})"
+        )
+    return "\n".join(lines)
+
+
+def verdict(difference: dict[str, Any]) -> str:
+    """Better, worse or not distinguishable, by whether the paired interval is clear of zero."""
+    low, high = difference["ci95"]
+    return "are better" if low > 0 else "are worse" if high < 0 else "are not distinguishable"
+
+
+def results_text(results: dict[str, Any]) -> str:
+    """Both stages."""
+    probe = probe_text(results) if "probe" in results else f"stage 2   not done: {results['probe_skipped']}"
+    return f"{stage1_text(results['stage1'])}\n{probe}"
+
+
+def info_of(path: Path) -> dict[str, Any]:
+    """What lies at `path`: a run folder, a stage-1 model, a probe or a code store, as plain data.
+
+    Raises:
+        ToolkitError: nothing that the toolkit wrote.
+    """
+    if (path / "run.json").is_file():
+        parts = {"kind": "run", "path": str(path), "card": (path / "card.toml").read_text(encoding="utf-8")}
+        if (path / "stage1" / "model.json").is_file():
+            parts["stage1"] = _model(path / "stage1")
+        for name in ("codes", "codes.h5"):
+            if (path / name).exists():
+                parts["codes"] = _store(open_codes(path / name))
+        results = read_results(path / "results.json") or read_results(path / "probe" / "results.json")
+        return {**parts, "results": results} if results else parts
+    if (path / "model.json").is_file():
+        return {"kind": "model", "path": str(path), "stage1": _model(path)}
+    if (path / "classifier.json").is_file():
+        return {"kind": "probe", "path": str(path), "results": read_results(path / "results.json")}
+    if (path / "meta.json").is_file() or path.is_file():
+        return {"kind": "code store", "path": str(path), "codes": _store(open_codes(path))}
+    raise ToolkitError(f"{path} is no run folder, model, probe or code store of this toolkit")
+
+
+def info_text(found: dict[str, Any]) -> str:
+    """`info_of` for people."""
+    lines = [f"{found['kind']}: {found['path']}"]
+    if "stage1" in found:
+        model = found["stage1"]
+        lines += [f"model     {model['parameters']:,} parameters, sha256 {model['model_hash'][:12]}"]
+        lines += [stage1_text(model)] if "psnr" in model else []
+    if "codes" in found:
+        store = found["codes"]
+        counts = ", ".join(f"{split} {count:,}" for split, count in store["splits"].items())
+        lines += [f"codes     {store['samples']:,} samples ({counts}), {store['content']}"]
+        for level in store["levels"]:
+            lines.append(
+                f"          level {level['name']}: {level['height']}x{level['width']} grid, {level['codes']} codes of "
+                f"{level['dim']} dimensions, depth {level['depth']}"
+            )
+            if "usage" in level:
+                lines.append(f"          {level['usage']:.0%} of its codes used, perplexity {level['perplexity']:.0f}")
+        lines += [f"          {store['bits_per_pixel']:.4g} bits per pixel; made by model {store['model_hash'][:12]}"]
+    if "probe" in found.get("results", {}):
+        lines += [probe_text(found["results"])]
+    return "\n".join(lines)
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return {"model_hash": about["model_hash"], **without_counts(about["metrics"])}
+
+
+def _store(codes: Codes, block: int = 1000) -> dict[str, Any]:
+    """The store's metadata, with the usage of each codebook counted from the codes themselves."""
+    info = codes.info
+    levels = []
+    for level, data in zip(info.levels, info.to_json()["levels"], strict=True):
+        if codes.stored_content != "latents" and (codes.stored_content == "indices" or level.depth == 1):
+            counts = np.zeros(level.codes, np.int64)
+            for start in range(0, len(codes), block):
+                rows = np.arange(start, min(start + block, len(codes)))
+                counts += np.bincount(codes.indices(level.name, rows).ravel(), minlength=level.codes)
+            shares = counts[counts > 0] / counts.sum()
+            data |= {"usage": float((counts > 0).mean()), "perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
+        levels.append(data)
+    return {
+        "samples": len(codes),
+        "splits": {str(k): int(v) for k, v in codes.manifest["split"].value_counts().items()},
+        "content": info.content,
+        "levels": levels,
+        "bits_per_pixel": info.bits_per_pixel,
+        "model_hash": info.model_hash,
+        "versions": info.versions,
+    }
+
+
+def _interval(accuracy: dict[str, Any]) -> str:
+    low, high = accuracy["ci95"]
+    return f"95 % interval {100 * low:.1f}–{100 * high:.1f}"
+
+
+def _points(difference: dict[str, Any]) -> str:
+    low, high = difference["ci95"]
+    return f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
