@@ -107,7 +107,9 @@ set_option = click.option(
     help="Override a card key, e.g. train.epochs=5. Repeatable.",
 )
 seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of splits, training and draws. [card: 0]")
-device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute."
+)
 workers_option = click.option("--workers", type=click.IntRange(min=1), help="Decoding threads. [default: one per core]")
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Use N images only; split sizes shrink in proportion."

@@ -86,17 +86,14 @@ def fit(image: Image.Image, wanted: cards.Image) -> NDArray[np.uint8]:
     """
     image = _grey_or_rgb(_upright(image), grey=wanted.channels == 1)
     width, height = image.size
-    size, box = (wanted.size, wanted.size), (0.0, 0.0, float(width), float(height))
+    size = (wanted.size, wanted.size)
     if wanted.fit == "crop":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     elif wanted.fit == "pad":
-        scale = wanted.size / max(width, height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-    if wanted.fit == "pad":
-        image = ImageOps.pad(image, (wanted.size, wanted.size), Image.Resampling.BILINEAR)
+        image = ImageOps.pad(image, (max(width, height),) * 2)
+    image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(wanted.size, wanted.size, wanted.channels)
 
 

@@ -48,10 +48,10 @@ def open_source(card: Card, data: Path | None, labels: Path | None, progress: Pr
         )
     if card.source.kind == "torchvision":
         return Torchvision(card, data, labels, progress)
-    if card.source.url and not any(data.glob("*")):
-        from .download import fetch, unpack
+    if card.source.url:
+        from .download import obtain
 
-        unpack(fetch(card.source.url, card.source.sha256, data / ".download", progress=progress), data)
+        obtain(card.source.url, card.source.sha256, data, progress=progress)
     return Folder(card, data, labels)
 
 
@@ -114,7 +114,7 @@ class Torchvision(Listed):
     """A dataset class of torchvision, downloaded by it where it is not on the disk yet."""
 
     def __init__(self, card: Card, root: Path, labels: Path | None, progress: Progress) -> None:
-        from .download import torchvision_items
+        from .torchvision_items import torchvision_items
 
         self._items = torchvision_items(card.source.dataset, card.source.arguments, root, progress=progress)
         self.origin = f"{root.resolve()} {card.source.dataset} {card.source.arguments}"

@@ -1,0 +1,109 @@
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toolkit_datasets import cache, prepare
+from toolkit_datasets.cache import Decodings, decoded
+from toolkit_datasets.card import Image as Geometry
+from toolkit_datasets.card import load_card
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.images import Decoded, Unreadable
+from toolkit_datasets.progress import SILENT
+
+GEOMETRY = Geometry(size=8, channels=1)
+
+
+class Counting:
+    """Decodes names to constant images, counts its calls, and fails where it is told to."""
+
+    def __init__(self, unreadable: str = "", interrupt: str = "") -> None:
+        self.calls: Counter[str] = Counter()
+        self.unreadable, self.interrupt = unreadable, interrupt
+
+    def __call__(self, name: str) -> Decoded:
+        self.calls[name] += 1
+        if name == self.unreadable:
+            raise Unreadable("damaged: on purpose")
+        if name == self.interrupt:
+            raise KeyboardInterrupt
+        return Decoded(np.full((8, 8, 1), int(name), np.uint8), f"sha{name}", "L", 8, 8)
+
+
+def call(decode: Counting, stamp: str = "1", names: int = 40, **options: Any) -> Decodings:
+    arguments = {"geometry": GEOMETRY, "origin": "test", "fail_fast": False, "workers": 2, "progress": SILENT}
+    listed = [str(i) for i in range(names)]
+    return decoded(listed, [stamp] * names, decode, **{**arguments, **options})
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "BLOCK_BYTES", 8 * 64)  # eight images in a block
+
+
+def test_images_are_decoded_once_and_in_order() -> None:
+    decode = Counting(unreadable="5")
+    first = call(decode)
+    assert set(decode.calls.values()) == {1}
+    assert [int(image[0, 0, 0]) for image in first.images] == [0 if i == 5 else i for i in range(40)]
+    assert first.details["status"].tolist()[4:7] == ["ok", "damaged: on purpose", "ok"]
+    again = call(decode)
+    assert set(decode.calls.values()) == {1}
+    assert (again.images == first.images).all()
+    assert isinstance(again.images, np.memmap)
+
+
+def test_a_changed_file_or_geometry_is_decoded_again() -> None:
+    decode = Counting()
+    call(decode)
+    call(decode, stamp="2")
+    call(decode, geometry=Geometry(size=8, channels=1, fit="pad"))
+    assert set(decode.calls.values()) == {3}
+
+
+def test_an_interrupted_decoding_goes_on_where_it_stopped() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        call(Counting(interrupt="20"))
+    decode = Counting()
+    result = call(decode)
+    assert sorted(map(int, decode.calls)) == list(range(16, 40))  # two whole blocks of eight were kept
+    assert [int(image[0, 0, 0]) for image in result.images] == list(range(40))
+    assert result.details["sha256"].tolist() == [f"sha{i}" for i in range(40)]
+
+
+def test_fail_fast_stops_and_names_the_image_also_when_cached() -> None:
+    for _ in range(2):
+        with pytest.raises(ToolkitError, match=r"5: damaged: on purpose.*--fail-fast"):
+            call(Counting(unreadable="5"), fail_fast=True)
+        call(Counting(unreadable="5"))
+
+
+def test_prepare_groups_identical_pictures_and_limits(
+    tmp_path: Path, write_pictures: Callable[[Path, list[str]], Path]
+) -> None:
+    root = write_pictures(tmp_path / "d", [f"{label}/{i}.png" for i in range(40) for label in ("a", "b")])
+    (root / "a" / "copy.png").write_bytes((root / "a" / "7.png").read_bytes())
+    (root / "a" / "broken.png").write_bytes(b"x")
+    whole = prepare.prepare(load_card("folder"), root)
+    samples = whole.samples.set_index("id")
+    assert samples.loc["a/copy", "group"] == samples.loc["a/7", "group"] == "a/7"
+    assert samples.loc["a/copy", "split"] == samples.loc["a/7", "split"]
+    assert (samples["group"] != "").sum() == 2
+    assert whole.skipped["path"].tolist() == ["a/broken.png"]
+    assert len(whole.rows("unlabelled", "labelled", "test", "unused")) == 81
+    counted = load_card("folder", ["split.unlabelled=40", "split.labelled=20", "split.test=20"])
+    part = prepare.prepare(counted, root, limit=20)
+    assert len(part.samples) == 20
+    assert len(part.rows("unlabelled")) == 9  # 40 * 20 / 82 rounded down
+    new = prepare.prepare(load_card("folder"), root, split=False)
+    assert set(new.samples["split"]) == {"new", ""}
+
+
+def test_nothing_decodes_at_all(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"x")
+    with pytest.raises(ToolkitError, match=r"none of the 1 images .*1\.png: not an image"):
+        prepare.prepare(load_card("folder"), tmp_path)

@@ -1,0 +1,289 @@
+"""The contract between the stages: whatever is written comes back, in every format, and nothing else is believed."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from toolkit_datasets.codes import CodeWriter, Level, StoreInfo, file_names, lookup, manifest_of, match, open_codes
+from toolkit_datasets.codes import names as names_module
+from toolkit_datasets.errors import ToolkitError
+
+
+def samples(n: int, **columns: Any) -> pd.DataFrame:
+    table = {
+        "id": [f"train/cat.{i}" for i in range(n)],
+        "path": [f"train/cat.{i}.jpg" for i in range(n)],
+        "slice": "",
+        "label": "cat",
+        "group": "",
+        "split": "test",
+        "sha256": "",
+        "number": [str(i) for i in range(n)],
+    }
+    return pd.DataFrame({**table, **columns}, dtype=object)
+
+
+def info(content: str = "vectors", levels: tuple[Level, ...] = (Level("codes", 1, 16, 4, 3, 2),)) -> StoreInfo:
+    return StoreInfo(content, levels, "hash", {"title": "t"}, 0.5, {"batch": 4}, {"python": "3"})
+
+
+def arrays(about: StoreInfo, n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Random codebooks and either indices or latents for `n` samples."""
+    rng = np.random.default_rng(seed)
+    books = {x.name: rng.normal(size=(x.depth, x.codes, x.dim)).astype(np.float32) for x in about.levels if x.codes}
+    data = {
+        x.name: rng.normal(size=(n, x.dim, x.height, x.width)).astype(np.float32)
+        if about.content == "latents"
+        else rng.integers(0, x.codes, (n, x.depth, x.height, x.width)).astype(x.index_dtype)
+        for x in about.levels
+    }
+    return books, data
+
+
+def store(path: Path, about: StoreInfo, n: int = 11, block: int = 4, **options: Any) -> dict[str, np.ndarray]:
+    books, data = arrays(about, n)
+    manifest = manifest_of(samples(n), np.arange(n))
+    form = "h5" if path.suffix == ".h5" else "npy"
+    with CodeWriter(path, format=form, info=about, manifest=manifest, codebooks=books, **options) as writer:
+        for start in range(writer.rows_done, n, block):
+            writer.write({name: array[start : start + block] for name, array in data.items()})
+    return data
+
+
+LEVELS = st.lists(
+    st.builds(
+        lambda depth, codes, dim, h, w: (depth, codes, dim, h, w),
+        st.integers(1, 3),
+        st.sampled_from([2, 256, 257, 700]),
+        st.integers(1, 5),
+        st.integers(1, 4),
+        st.integers(1, 4),
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shapes=LEVELS, content=st.sampled_from(["vectors", "indices", "latents"]), n=st.integers(1, 9))
+def test_both_formats_give_back_what_was_written(
+    shapes: list[tuple[int, ...]], content: str, n: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("codes")
+    about = info(content, tuple(Level(f"level{i}", *shape) for i, shape in enumerate(shapes)))
+    books, _ = arrays(about, n)
+    data = store(folder / "npy", about, n)
+    store(folder / "x.h5", about, n)
+    a, b = open_codes(folder / "npy"), open_codes(folder / "x.h5")
+    assert a.info == b.info == about
+    pd.testing.assert_frame_equal(a.manifest, b.manifest, check_dtype=False)
+    some = np.array([n - 1, 0])
+    for level in about.levels:
+        first, second = a.vectors(level.name), b.vectors(level.name)
+        assert first.tobytes() == second.tobytes()
+        assert a.vectors(level.name, some).tobytes() == first[some].tobytes() == b.vectors(level.name, some).tobytes()
+        assert (a.codebook(level.name) == books[level.name]).all()
+        if content == "latents":
+            assert (first == data[level.name]).all()
+        else:
+            assert first.tobytes() == lookup(books[level.name], data[level.name]).tobytes()
+            assert (b.indices(level.name) == data[level.name]).all()
+            if content == "indices" or level.depth == 1:
+                assert (a.indices(level.name) == data[level.name]).all()
+
+
+def test_the_files_are_plain_numpy_arrays_named_after_their_source(tmp_path: Path) -> None:
+    data = store(tmp_path / "codes", info(), n=101)
+    book = np.load(tmp_path / "codes" / "codebook.npy")
+    file = np.load(tmp_path / "codes" / "002_cat.npy")
+    assert file.shape == (4, 3, 2)
+    assert (file == book[data["codes"][2, 0]].transpose(2, 0, 1)).all()
+    assert json.loads((tmp_path / "codes" / "meta.json").read_text())["model_hash"] == "hash"
+
+
+def test_names_number_stem_slice_label_and_collisions() -> None:
+    table = samples(
+        6,
+        id=["a/7", "b/7", "x/odd name!", "sub-1", "CASE", "case"],
+        number=["7", "7", "", "", "", ""],
+        slice=["", "", "", "12", "", ""],
+        label=["cat", "cat", "dog/../x", "", "", ""],
+    )
+    names = file_names(table)
+    assert names[2] == "odd-name-_dog-..-x.npy"
+    assert names[3] == "sub-1_s012.npy"
+    assert len({name.casefold() for name in names}) == 6
+    assert names[0].startswith("7_cat-")
+    assert file_names(samples(1000))[2] == "002_cat.npy"
+
+
+def test_a_part_of_the_table_keeps_the_names_of_the_whole() -> None:
+    whole = samples(1000)
+    assert manifest_of(whole, np.array([2]))["file"].tolist() == ["002_cat.npy"]
+
+
+def test_many_files_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names_module, "SHARD_ABOVE", 8)
+    monkeypatch.setattr(names_module, "SHARD_SIZE", 5)
+    data = store(tmp_path / "codes", info("indices"), n=11)
+    assert sorted(p.name for p in (tmp_path / "codes").iterdir() if p.is_dir()) == ["0000", "0001", "0002"]
+    assert (open_codes(tmp_path / "codes").indices("codes") == data["codes"]).all()
+
+
+@pytest.mark.parametrize("name", ["codes", "codes.h5"])
+def test_an_interrupted_writer_goes_on_and_the_result_is_the_same(name: str, tmp_path: Path) -> None:
+    about, n = info("indices"), 11
+    books, data = arrays(about, n)
+    manifest = manifest_of(samples(n), np.arange(n))
+
+    def writer() -> CodeWriter:
+        form = "h5" if name.endswith("h5") else "npy"
+        return CodeWriter(tmp_path / name, format=form, info=about, manifest=manifest, codebooks=books)
+
+    with pytest.raises(KeyboardInterrupt), writer() as first:
+        first.write({"codes": data["codes"][:4]})
+        raise KeyboardInterrupt
+    with pytest.raises(ToolkitError, match="unfinished"):
+        open_codes(tmp_path / name)
+    with writer() as second:
+        assert second.rows_done == 4
+        second.write({"codes": data["codes"][4:]})
+    assert (open_codes(tmp_path / name).indices("codes") == data["codes"]).all()
+    with writer() as third:
+        assert third.rows_done == n, "a finished store of the same codes is left alone"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["codes", "codes.h5"])
+def test_other_codes_are_replaced_only_on_demand(name: str, tmp_path: Path) -> None:
+    store(tmp_path / name, info("indices"))
+    other = StoreInfo("indices", info().levels, "another model", {}, 0.5)
+    with pytest.raises(ToolkitError, match="--overwrite"):
+        store(tmp_path / name, other)
+    store(tmp_path / name, other, overwrite=True)
+    assert open_codes(tmp_path / name).info.model_hash == "another model"
+
+
+def test_an_unfinished_store_of_another_model_is_not_carried_on(tmp_path: Path) -> None:
+    books, data = arrays(info("indices"), 11)
+    manifest = manifest_of(samples(11), np.arange(11))
+    options: dict[str, Any] = {"format": "npy", "manifest": manifest, "codebooks": books}
+    with pytest.raises(KeyboardInterrupt), CodeWriter(tmp_path / "c", info=info("indices"), **options) as first:
+        first.write({"codes": data["codes"][:4]})
+        raise KeyboardInterrupt
+    other = StoreInfo("indices", info().levels, "another model", {}, 0.5)
+    with pytest.raises(KeyboardInterrupt), CodeWriter(tmp_path / "c", info=other, **options) as second:
+        assert second.rows_done == 0
+        raise KeyboardInterrupt
+
+
+def test_an_error_in_the_writing_thread_reaches_the_caller(tmp_path: Path) -> None:
+    books, data = arrays(info("indices"), 11)
+    manifest = manifest_of(samples(11), np.arange(11))
+    with (
+        pytest.raises(OSError, match="directory"),
+        CodeWriter(tmp_path / "c", format="npy", info=info("indices"), manifest=manifest, codebooks=books) as writer,
+    ):
+        (tmp_path / "c.partial" / "00_cat.npy").mkdir()  # stands in the way of the first file
+        for start in range(0, 11, 4):
+            writer.write({"codes": data["codes"][start : start + 4]})
+
+
+def test_match_refuses_vectors_that_are_no_codes() -> None:
+    book = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    with pytest.raises(ToolkitError, match="not codes"):
+        match(book, np.zeros((1, 4, 2, 2), np.float32))
+    book[5] = book[2]
+    assert (match(book, np.broadcast_to(book[5][:, None, None], (1, 4, 2, 2))) == 2).all()
+
+
+def damage(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Ways to damage `folder/codes`, each with a word of the error that must follow."""
+    file = folder / "codes" / "03_cat.npy"
+    yield "03_cat", lambda: file.write_bytes(file.read_bytes()[:-3])
+    yield "03_cat", lambda: np.save(file, np.zeros((2, 2), np.float32))
+    yield "03_cat", lambda: file.write_bytes(pickle.dumps([1]))
+    yield "not on the disk", lambda: file.unlink()
+    meta = folder / "codes" / "meta.json"
+    yield "cannot be read", lambda: meta.write_text("{")
+    yield "version", lambda: meta.write_text(json.dumps({**json.loads(meta.read_text()), "format_version": 99}))
+    manifest = folder / "codes" / "manifest.csv"
+    yield "outside", lambda: manifest.write_text(manifest.read_text().replace("03_cat", "../03_cat"))
+    yield "columns", lambda: manifest.write_text("file,id\n")
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_damaged_folder_gives_a_clear_error(which: int, tmp_path: Path) -> None:
+    store(tmp_path / "codes", info("vectors"))
+    word, harm = list(damage(tmp_path))[which]
+    harm()
+    with pytest.raises(ToolkitError, match=word):
+        open_codes(tmp_path / "codes").vectors("codes")
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
+    store(tmp_path / "codes", info("vectors"))
+    np.save(tmp_path / "codes" / "03_cat.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ToolkitError, match="pickle"):
+        open_codes(tmp_path / "codes").vectors("codes")
+
+
+def test_an_hdf5_file_may_not_reach_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "x.h5"
+    store(tmp_path / "other.h5", info("indices"))
+    for number, attack in enumerate(("external link", "soft link", "virtual", "raw")):
+        store(path, info("indices"), overwrite=True)
+        with h5py.File(path, "r+") as file:
+            shape = file["levels/codes/indices"].shape
+            del file["levels/codes/indices"]
+            if attack == "external link":
+                file["levels/codes/indices"] = h5py.ExternalLink("../other.h5", "/levels/codes/indices")
+            elif attack == "soft link":
+                file["levels/codes/indices"] = h5py.SoftLink("/levels/codes/codebook")
+            elif attack == "virtual":
+                layout = h5py.VirtualLayout(shape, np.uint8)
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "levels/codes/indices", shape)
+                file.create_virtual_dataset("levels/codes/indices", layout)
+            else:
+                external = [(str(tmp_path / "other.h5"), 0, h5py.h5f.UNLIMITED)]
+                file.create_dataset("levels/codes/indices", shape, np.uint8, external=external)
+        with pytest.raises(ToolkitError, match="link" if number < 2 else "outside"):
+            open_codes(path)
+
+
+def test_a_truncated_hdf5_file_gives_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    store(path, info("indices"))
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ToolkitError, match="cut short"):
+        open_codes(path)
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(ToolkitError, match="HDF5"):
+        open_codes(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "plain.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(ToolkitError, match="no code store"):
+        open_codes(tmp_path / "plain.h5")
+    with pytest.raises(ToolkitError, match="toolkit encode"):
+        open_codes(tmp_path / "nowhere")
+
+
+def test_what_a_store_cannot_give_is_said(tmp_path: Path) -> None:
+    store(tmp_path / "latents", info("latents"))
+    with pytest.raises(ToolkitError, match="latents"):
+        open_codes(tmp_path / "latents").indices("codes")
+    store(tmp_path / "deep", info("vectors", (Level("codes", 2, 16, 4, 3, 2),)))
+    with pytest.raises(ToolkitError, match="--content indices"):
+        open_codes(tmp_path / "deep").indices("codes")
+    with pytest.raises(ToolkitError, match="this store has codes"):
+        open_codes(tmp_path / "deep").indices("other")
