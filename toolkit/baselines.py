@@ -50,7 +50,8 @@ def small_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     cell = max(1, height // PIXEL_SIDE)
     side = height // cell
     cut = images[:, : side * cell, : side * cell].reshape(n, side, cell, side, cell, channels)
-    return cut.mean((2, 4), dtype=np.float32).reshape(n, -1) / 255
+    means: NDArray[np.float32] = cut.mean((2, 4), dtype=np.float32).reshape(n, -1) / 255
+    return means
 
 
 def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from . import options
-from .options import Console
+from .options import Console, Input
+
+if TYPE_CHECKING:
+    from toolkit_datasets.card import Card
 
 
 @click.group(cls=options.Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,9 +29,7 @@ def main(debug: bool) -> None:
 
 @main.command()
 @click.argument("card", default="digits")
-@options.data_options
-@options.set_option
-@options.seed_option
+@options.takes_images
 @options.device_option
 @options.path_option("--out", metavar="RUN", help="The run folder to write. [default: runs/CARD]")
 @options.resume_option
@@ -36,14 +38,8 @@ def main(debug: bool) -> None:
 @options.common
 def run(
     console: Console,
-    card: str,
-    data: Path | None,
-    labels: Path | None,
-    limit: int | None,
-    workers: int | None,
-    fail_fast: bool,
-    overrides: tuple[str, ...],
-    seed: int | None,
+    card: Card,
+    images: Input,
     device: str,
     out: Path | None,
     resume: bool,
@@ -59,30 +55,25 @@ def run(
               toolkit run cats-vs-dogs --data train/ --out runs/cats
               toolkit run folder --data mine/ --labels labels.csv --out runs/mine
     """
-    from toolkit_datasets.card import load_card
-
     from .describe import plan_text
-    from .pipeline import open_data, run_all
-    from .runs import Data
+    from .pipeline import run_all
     from .summaries import results_text
 
-    resolved = load_card(card, overrides, seed=seed)
-    out = out or Path("runs") / resolved.name
-    where = Data(data, labels, limit)
+    out = out or Path("runs") / card.name
     if dry_run:
-        prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+        prepared = images.open(card, console)
         console.show(plan_text(prepared, out, steps=("train", "encode", "probe", "report")))
         return
     results, prepared = run_all(
-        resolved,
-        where,
+        card,
+        images.where,
         out,
         command=options.typed_command(),
         device=device,
         resume=resume,
         overwrite=overwrite,
-        fail_fast=fail_fast,
-        workers=workers,
+        fail_fast=images.fail_fast,
+        workers=images.workers,
         progress=console.progress,
     )
     console.show(results_text(results))
@@ -93,21 +84,13 @@ def run(
 
 @main.command()
 @click.argument("card", required=False)
-@options.data_options
-@options.set_option
-@options.seed_option
+@options.takes_images
 @options.path_option("--sheet", metavar="FILE", help="Also write a contact sheet (PNG).")
 @options.common
 def datasets(
     console: Console,
-    card: str | None,
-    data: Path | None,
-    labels: Path | None,
-    limit: int | None,
-    workers: int | None,
-    fail_fast: bool,
-    overrides: tuple[str, ...],
-    seed: int | None,
+    card: Card | None,
+    images: Input,
     sheet: Path | None,
 ) -> None:
     """List the cards, or describe what one finds in a folder.
@@ -125,18 +108,7 @@ def datasets(
         console.show(text)
         console.data(listing)
         return
-    from toolkit_datasets.card import load_card
-    from toolkit_datasets.prepare import prepare
-
-    prepared = prepare(
-        load_card(card, overrides, seed=seed),
-        data,
-        labels=labels,
-        limit=limit,
-        fail_fast=fail_fast,
-        workers=workers,
-        progress=console.progress,
-    )
+    prepared = images.open(card, console)
     found = describe(prepared)
     console.show(described_text(found, prepared))
     console.data(found)
@@ -149,21 +121,13 @@ def datasets(
 
 @main.command()
 @click.argument("card")
-@options.data_options
-@options.set_option
-@options.seed_option
+@options.takes_images
 @options.out_option
 @options.common
 def prepare(
     console: Console,
-    card: str,
-    data: Path | None,
-    labels: Path | None,
-    limit: int | None,
-    workers: int | None,
-    fail_fast: bool,
-    overrides: tuple[str, ...],
-    seed: int | None,
+    card: Card,
+    images: Input,
     out: Path | None,
 ) -> None:
     """Decode all images into the cache.
@@ -173,28 +137,21 @@ def prepare(
     \b
     Example:  toolkit prepare cats-vs-dogs --data train/ --out runs/cats
     """
-    from toolkit_datasets.card import load_card
-
     from .describe import describe
-    from .pipeline import open_data
-    from .runs import Data, start_run, write_run
+    from .runs import start_run, write_run
 
-    where = Data(data, labels, limit)
-    resolved = load_card(card, overrides, seed=seed)
-    prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+    prepared = images.open(card, console)
     if out:
         start_run(out, resume=True, overwrite=False)
-        write_run(out, prepared, where, options.typed_command())
-    console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card} …")
+        write_run(out, prepared, images.where, options.typed_command())
+    console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card.name} …")
     console.data(describe(prepared))
     _finish(len(prepared.skipped))
 
 
 @main.command()
 @click.argument("card")
-@options.data_options
-@options.set_option
-@options.seed_option
+@options.takes_images
 @options.device_option
 @options.path_option("--out", metavar="RUN", required=True, help="The run folder to write.")
 @options.resume_option
@@ -203,14 +160,8 @@ def prepare(
 @options.common
 def train(
     console: Console,
-    card: str,
-    data: Path | None,
-    labels: Path | None,
-    limit: int | None,
-    workers: int | None,
-    fail_fast: bool,
-    overrides: tuple[str, ...],
-    seed: int | None,
+    card: Card,
+    images: Input,
     device: str,
     out: Path,
     resume: bool,
@@ -223,24 +174,20 @@ def train(
     Example:  toolkit train cats-vs-dogs --data train/ --out runs/cats
               toolkit train folder --data mine/ --out runs/mine --set train.epochs=40 --set image.size=128
     """
-    from toolkit_datasets.card import load_card
-
     from .describe import plan_text
-    from .pipeline import open_data, train_run, without_counts
-    from .runs import Data, start_run
+    from .pipeline import train_run, without_counts
+    from .runs import start_run
     from .summaries import stage1_text
 
-    resolved = load_card(card, overrides, seed=seed)
-    where = Data(data, labels, limit)
     if not dry_run:
         start_run(out, resume=resume, overwrite=overwrite)
-    prepared = open_data(resolved, where, fail_fast=fail_fast, workers=workers, progress=console.progress)
+    prepared = images.open(card, console)
     if dry_run:
         console.show(plan_text(prepared, out, steps=("train",)))
         return
     metrics = train_run(
         prepared,
-        where,
+        images.where,
         out,
         command=options.typed_command(),
         device=device,
@@ -269,8 +216,8 @@ def encode(
     console: Console,
     run: Path,
     out: Path | None,
-    format_: str | None,
-    content: str | None,
+    format_: Literal["npy", "h5"] | None,
+    content: Literal["vectors", "indices", "latents"] | None,
     data: Path | None,
     labels: Path | None,
     workers: int | None,
@@ -292,7 +239,7 @@ def encode(
 
     card, where, new = run_data(run, data, labels)
     prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=console.progress)
-    form = format_ or ("h5" if out and out.suffix in (".h5", ".hdf5") else card.encode.format)
+    form: Literal["npy", "h5"] = format_ or ("h5" if out and out.suffix in (".h5", ".hdf5") else card.encode.format)
     out = out or run / ("codes.h5" if form == "h5" else "codes")
     codes = encode_run(
         run,
@@ -374,7 +321,6 @@ def predict(console: Console, probe: Path, codes: Path, out: Path | None) -> Non
               toolkit predict runs/cats/probe holiday-codes/ --out labels.csv
     """
     from stage2_probe.predict import predict as predict_codes
-
     from toolkit_datasets.atomic import replacing
     from toolkit_datasets.codes import open_codes
 

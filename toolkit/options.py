@@ -8,13 +8,20 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Progress, Silent, Terminal
+
+if TYPE_CHECKING:
+    from toolkit_datasets.card import Card
+    from toolkit_datasets.prepare import Prepared
+
+    from .runs import Data
 
 SKIPPED = 3  # exit code: finished, some files were skipped
 INTERRUPTED = 130  # as shells count it: 128 + SIGINT
@@ -122,7 +129,54 @@ resume_option = click.option("--resume", is_flag=True, help="Go on where an inte
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote there.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 
-data_options = stacked(data_option, labels_option, limit_option, workers_option, fail_fast_option)
+
+@dataclass(frozen=True)
+class Input:
+    """Which images a command takes, and how it opens them."""
+
+    data: Path | None
+    labels: Path | None
+    limit: int | None
+    workers: int | None
+    fail_fast: bool
+
+    def open(self, card: Card, console: Console) -> Prepared:
+        """Scan, decode and split."""
+        from .pipeline import open_data
+
+        return open_data(card, self.where, fail_fast=self.fail_fast, workers=self.workers, progress=console.progress)
+
+    @property
+    def where(self) -> Data:
+        """Where the images are, for the record of the run."""
+        from .runs import Data
+
+        return Data(self.data, self.labels, self.limit)
+
+
+def takes_images(function: F) -> F:
+    """Flags of every command that opens the images of a card: the command gets the `card` and an `images` input."""
+
+    @stacked(data_option, labels_option, limit_option, workers_option, fail_fast_option, set_option, seed_option)
+    @functools.wraps(function)
+    def wrapper(
+        *,
+        card: str | None,
+        data: Path | None,
+        labels: Path | None,
+        limit: int | None,
+        workers: int | None,
+        fail_fast: bool,
+        overrides: tuple[str, ...],
+        seed: int | None,
+        **arguments: Any,
+    ) -> Any:
+        from toolkit_datasets.card import load_card
+
+        loaded = load_card(card, overrides, seed=seed) if card else None
+        return function(card=loaded, images=Input(data, labels, limit, workers, fail_fast), **arguments)
+
+    return wrapper  # type: ignore[return-value]
 
 
 def typed_command() -> str:

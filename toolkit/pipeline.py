@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,8 +75,8 @@ def encode_run(
     out: Path,
     prepared: Prepared,
     *,
-    format: str,
-    content: str,
+    format: Literal["npy", "h5"],
+    content: Literal["vectors", "indices", "latents"],
     device: str,
     overwrite: bool,
     progress: Progress,

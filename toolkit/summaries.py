@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from toolkit_datasets.errors import ToolkitError
 
 from .pipeline import without_counts
 from .runs import read_results
+from .wording import TITLES, baseline_title, headline, interval, percent, verdict
 
-NAMES = {"majority": "majority class", "pixels": "pixels + PCA", "hog": "HOG", "random": "random encoder"}
 
-
-def stage1_text(metrics: dict[str, Any]) -> str:
+def stage1_text(metrics: Mapping[str, Any]) -> str:
     """Reconstruction and codebook in two lines."""
     return (
         f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
@@ -27,31 +27,24 @@ def stage1_text(metrics: dict[str, Any]) -> str:
     )
 
 
-def probe_text(results: dict[str, Any]) -> str:
+def probe_text(results: Mapping[str, Any]) -> str:
     """Accuracy with its interval, and how it stands against each baseline."""
     probe = results["probe"]
-    accuracy = probe["accuracy"]
-    lines = [
-        f"stage 2   {accuracy['mean']:.1%} accuracy ({_interval(accuracy)}), {probe['draws']} draws of "
-        f"{probe['n_labelled']} labels, {probe['n_test']:,} test {'groups' if probe['grouped'] else 'images'} "
-        f"({probe['features']}, {probe['classifier']})"
-    ]
+    words = headline(results, {})
+    lines = [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
+    lines.append(f"          {'':30} {'accuracy':>9}   codes minus this, 95 % interval")
+    lines.append(f"          {TITLES['codes']:30} {percent(probe['accuracy']['mean']):>9}")
     for name, baseline in results.get("baselines", {}).items():
         difference = baseline["difference"]
         lines.append(
-            f"          {NAMES.get(name, name):15} {baseline['accuracy']['mean']:6.1%}   "
-            f"codes {verdict(difference)} ({100 * difference['mean']:+.1f} points, {_points(difference)})"
+            f"          {baseline_title(name, baseline):30} {percent(baseline['accuracy']['mean']):>9}   "
+            f"{100 * difference['mean']:+.1f} points, {interval(difference['ci95'], sign=True)}: {verdict(difference)}"
         )
-    return "\n".join(lines)
+    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {probe['features']} features, {probe['classifier']}"
+    return "\n".join(filter(str.strip, [*lines, f"          ({how})"]))
 
 
-def verdict(difference: dict[str, Any]) -> str:
-    """Better, worse or not distinguishable, by whether the paired interval is clear of zero."""
-    low, high = difference["ci95"]
-    return "are better" if low > 0 else "are worse" if high < 0 else "are not distinguishable"
-
-
-def results_text(results: dict[str, Any]) -> str:
+def results_text(results: Mapping[str, Any]) -> str:
     """Both stages."""
     probe = probe_text(results) if "probe" in results else f"stage 2   not done: {results['probe_skipped']}"
     return f"{stage1_text(results['stage1'])}\n{probe}"
@@ -64,7 +57,11 @@ def info_of(path: Path) -> dict[str, Any]:
         ToolkitError: nothing that the toolkit wrote.
     """
     if (path / "run.json").is_file():
-        parts = {"kind": "run", "path": str(path), "card": (path / "card.toml").read_text(encoding="utf-8")}
+        parts: dict[str, Any] = {
+            "kind": "run",
+            "path": str(path),
+            "card": (path / "card.toml").read_text(encoding="utf-8"),
+        }
         if (path / "stage1" / "model.json").is_file():
             parts["stage1"] = _model(path / "stage1")
         for name in ("codes", "codes.h5"):
@@ -132,13 +129,3 @@ def _store(codes: Codes, block: int = 1000) -> dict[str, Any]:
         "model_hash": info.model_hash,
         "versions": info.versions,
     }
-
-
-def _interval(accuracy: dict[str, Any]) -> str:
-    low, high = accuracy["ci95"]
-    return f"95 % interval {100 * low:.1f}–{100 * high:.1f}"
-
-
-def _points(difference: dict[str, Any]) -> str:
-    low, high = difference["ci95"]
-    return f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"

@@ -30,7 +30,6 @@ from typing import IO
 from .atomic import output_folder, write_text
 from .errors import ToolkitError
 from .progress import Bar, Progress, Silent
-from .torchvision_items import torchvision_items as torchvision_items
 
 BLOCK = 1 << 20  # bytes read at once, and the unit of progress: 1 MiB
 TIMEOUT = 30.0  # seconds without a byte before a transfer counts as broken

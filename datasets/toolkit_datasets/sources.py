@@ -79,7 +79,9 @@ class Listed:
         self._wanted = card.image
         self._row = {name: row for row, name in enumerate(names)}
         numbers = [name.rpartition("/")[2] for name in names]
-        table = table_of(names, card).assign(label=labels_of, number=numbers)
+        known = card.labels.names
+        labels_used = [known.get(label, "") if known else label for label in labels_of]
+        table = table_of(names, card).assign(label=labels_used, number=numbers)
         if card.split.test_part:
             table["part"] = [name.partition("/")[0] for name in names]
         notes: tuple[str, ...] = ()

@@ -1,0 +1,95 @@
+"""The figures of a finished model, on images that it never learned from, and examples to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit_datasets.atomic import replacing
+from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.progress import Progress, Silent
+
+from .batches import load, padded
+from .model import VQVAE
+from .reconstruct import Scored, reconstruct, score, summary
+
+EXAMPLES = 8  # pairs in examples.npz: two rows of a page
+
+
+def assess(
+    prepared: Prepared, model: VQVAE, validation: np.ndarray, *, progress: Progress | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Figures and examples of `model`; `validation` are the unlabelled rows held out from its training.
+
+    Returns:
+        The quality part of metrics.json (the figures are those of the test images, else of the labelled ones, else of
+        the validation ones; codes are counted over unlabelled, labelled and test images together), and the arrays of
+        examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
+    """
+    show = progress or Silent()
+    size = prepared.card.encode.batch_size
+    unlabelled = prepared.rows("unlabelled")
+    unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
+    unseen = {split: rows for split, rows in unseen.items() if len(rows)}
+    scored: dict[str, Scored] = {}
+    with show.bar("evaluate", sum(map(len, unseen.values())) + len(unlabelled) - len(validation), "images") as bar:
+        for split, rows in unseen.items():
+            scored[split] = score(model, prepared.images, rows, batch_size=size, bar=bar)
+        counts = np.sum([each.code_counts for each in scored.values()], axis=0)
+        for part, batch in padded(prepared.images, np.setdiff1d(unlabelled, validation), size, model.mean.device):
+            with torch.inference_mode():
+                indices = model.quantize(model.encode(batch)).indices[: len(part)]
+            counts = counts + np.bincount(indices.reshape(-1).cpu().numpy(), minlength=len(counts))
+            bar.update(len(part))
+
+    splits = {split: summary(each, model) for split, each in scored.items()}
+    judged = next(iter(splits))  # the first there is, in the order above
+    metrics = {
+        "figures_on": judged,
+        **{name: splits[judged][name] for name in ("psnr", "ssim", "normalised_mse")},
+        "bits_per_pixel": model.bits_per_pixel,
+        "codebook_usage": usage(counts),
+        "perplexity": perplexity(counts),
+        "splits": splits,
+        "code_counts": counts.tolist(),
+    }
+    return metrics, examples(prepared, model, unseen[judged], scored[judged])
+
+
+def examples(prepared: Prepared, model: VQVAE, rows: np.ndarray, scored: Scored) -> dict[str, np.ndarray]:
+    """Up to 8 of `rows`, evenly spaced, with their reconstructions and scores."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))
+    chosen = rows[places]
+    decoded, _ = reconstruct(model, load(prepared.images, chosen, model.mean.device))
+    return {
+        "originals": np.ascontiguousarray(prepared.images[chosen]),
+        "reconstructions": (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+        "id": prepared.samples["id"].iloc[chosen].to_numpy(dtype=str),
+        "split": prepared.samples["split"].iloc[chosen].to_numpy(dtype=str),
+        "psnr": scored.psnr[places],
+        "ssim": scored.ssim[places],
+    }
+
+
+def write_examples(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `arrays` to the .npz file `path` in one step. Text is stored as unicode, never as objects."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def usage(counts: np.ndarray) -> float:
+    """Share of codes that were chosen at all, 0 to 1."""
+    return float((np.asarray(counts) > 0).mean())
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """exp of the entropy of the codes: how many equally frequent codes would be as hard to guess.
+
+    >>> perplexity(np.array([5, 5, 5, 5, 0]))
+    4.0
+    """
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()).round(9))

@@ -1,0 +1,127 @@
+"""Images to codes: the frozen model's, written to a store, and an untrained model's, as a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from toolkit_datasets.card import Card
+from toolkit_datasets.codes import Codes, CodeWriter, StoreInfo, manifest_of, open_codes, versions
+from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.progress import Progress, Silent
+
+from .batches import check_shape, padded
+from .checkpoint import load_model
+from .codebook_start import start_codebook
+from .device import choose_device
+from .model import LEVEL, build
+
+
+def encode(
+    model_folder: Path,
+    prepared: Prepared,
+    rows: np.ndarray,
+    out: Path,
+    *,
+    format: Literal["npy", "h5"],
+    content: Literal["vectors", "indices", "latents"],
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Codes:
+    """Write the codes of `prepared.images[rows]` to the store `out`, and open it.
+
+    Runs in float32 and in padded batches of one size, so that an image's codes depend on that image alone; the store's
+    writer works in a thread of its own, and memory does not grow with the number of images. An interrupted call goes
+    on where it stopped.
+
+    Args:
+        model_folder: the trained model.
+        prepared: the run's images, or others prepared with the run's preprocessing.
+        rows: which of them, in the order of the store.
+        out: a folder for `npy`, a file for `h5`.
+        format: `npy` or `h5`.
+        content: `vectors` (quantised), `indices`, or `latents` (before quantisation).
+        device: where the encoder runs.
+        overwrite: replace a store of other codes.
+        progress: counts images.
+
+    Raises:
+        ToolkitError: no such model, images of another shape, or a store of other codes at `out`.
+    """
+    show = progress or Silent()
+    loaded = load_model(model_folder, device)
+    model, card = loaded.model, loaded.card
+    check_shape(prepared.images, card)
+    size = card.encode.batch_size
+    info = StoreInfo(
+        content=content,
+        levels=model.levels,
+        model_hash=loaded.model_hash,
+        card=card.model_dump(mode="json"),
+        bits_per_pixel=model.bits_per_pixel,
+        stage1={
+            **{key: value for key, value in loaded.metrics.items() if key != "code_counts"},
+            "encode_batch_size": size,
+            "encode_device": str(model.mean.device),
+            "encode_threads": torch.get_num_threads(),
+        },
+        versions=versions(),
+    )
+    manifest = manifest_of(prepared.samples, rows)
+    writer = CodeWriter(
+        out, format=format, info=info, manifest=manifest, codebooks=model.codebooks, overwrite=overwrite
+    )
+    with writer, show.bar("encode", len(rows), "images") as bar:
+        bar.update(writer.rows_done)
+        # Whole batches again from the one that holds the first missing row: every batch is the one it would have been.
+        first, skip = divmod(writer.rows_done, size)
+        if writer.rows_done == len(rows):
+            rows = rows[:0]
+        dtype = model.levels[0].index_dtype
+        for part, batch in padded(prepared.images, rows, size, model.mean.device, first=first):
+            with torch.inference_mode():
+                latents = model.encode(batch)
+                codes = latents if content == "latents" else model.quantize(latents).indices
+            array = codes[skip : len(part)].cpu().numpy()
+            writer.write({LEVEL: np.ascontiguousarray(array if content == "latents" else array.astype(dtype))})
+            bar.update(len(part) - skip)
+            skip = 0
+    return open_codes(out)
+
+
+def random_codes(
+    card: Card,
+    images: np.ndarray,
+    rows: np.ndarray,
+    fit_rows: np.ndarray,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the architecture gives without training: the baseline that says what the learning was good for.
+
+    The convolutions are random; brightness and codebook come from `fit_rows`, as at the start of a training.
+
+    Returns:
+        Indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32.
+    """
+    show = progress or Silent()
+    check_shape(images, card)
+    place = choose_device(device)
+    model = build(card, seed=card.seed).to(place).eval()
+    model.measure(images, fit_rows)
+    start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
+    level = model.levels[0]
+    out = np.empty((len(rows), level.depth, level.height, level.width), dtype=level.index_dtype)
+    done = 0
+    with show.bar("random encoder", len(rows), "images") as bar, torch.inference_mode():
+        for part, batch in padded(images, rows, card.encode.batch_size, place):
+            indices = model.quantize(model.encode(batch)).indices[: len(part)]
+            out[done : done + len(part)] = indices.cpu().numpy()
+            done += len(part)
+            bar.update(len(part))
+    return out, model.codebooks[LEVEL]

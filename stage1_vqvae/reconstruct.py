@@ -1,0 +1,125 @@
+"""Images through the codes and back: how good reconstructions are, and pictures from a code store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit_datasets.codes import Codes
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.progress import Bar, Progress, Silent
+
+from . import scores
+from .batches import padded
+from .checkpoint import load_model
+from .model import LEVEL, VQVAE
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Reconstructions of n images, each judged by itself, in float32 and clipped to [0, 1]."""
+
+    mse: np.ndarray  # (n,) of images in [0, 1]
+    psnr: np.ndarray  # (n,) dB
+    ssim: np.ndarray  # (n,) at most 1
+    code_counts: np.ndarray  # (K,) int64: how often each code was chosen in all n together
+
+
+def score(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None) -> Scored:
+    """Reconstruct `images[rows]` (n, H, W, C) uint8 and compare; memory does not grow with n, apart from the scores."""
+    columns: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": []}
+    counts = torch.zeros(model.quantizer.codes, dtype=torch.long, device=model.mean.device)
+    for part, batch in padded(images, rows, batch_size, model.mean.device):
+        decoded, indices = reconstruct(model, batch)
+        originals, decoded = batch[: len(part)].float() / 255, decoded[: len(part)]
+        for name, column in columns.items():
+            column.append(getattr(scores, name)(originals, decoded).cpu())
+        counts += torch.bincount(indices[: len(part)].reshape(-1), minlength=len(counts))
+        if bar is not None:
+            bar.update(len(part))
+    joined = {name: torch.cat(column).numpy() if column else np.zeros(0) for name, column in columns.items()}
+    return Scored(**joined, code_counts=counts.cpu().numpy())
+
+
+@torch.inference_mode()
+def reconstruct(model: VQVAE, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 images (B, C, H, W) -> their reconstructions in [0, 1], float32, and their codes (B, R, h, w)."""
+    was_training = model.training
+    model.eval()
+    quantized = model.quantize(model.encode(batch))
+    decoded = model.decode(quantized.vectors)
+    model.train(was_training)
+    return decoded, quantized.indices
+
+
+def evaluate(
+    model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int = 250, progress: Progress | None = None
+) -> dict[str, float]:
+    """Mean scores of `images[rows]`: n, psnr (dB), ssim, mse (of images in [0, 1]), normalised_mse.
+
+    `normalised_mse` is the mse over the variance of the training images: 1 is what their mean image would score.
+    """
+    with (progress or Silent()).bar("evaluate", len(rows), "images") as bar:
+        return summary(score(model, images, rows, batch_size=min(batch_size, max(1, len(rows))), bar=bar), model)
+
+
+def summary(scored: Scored, model: VQVAE) -> dict[str, float]:
+    """The means over images."""
+    mse = float(scored.mse.mean())
+    return {
+        "n": len(scored.mse),
+        "psnr": float(scored.psnr.mean()),
+        "ssim": float(scored.ssim.mean()),
+        "mse": mse,
+        "normalised_mse": mse / float(model.deviation) ** 2,
+    }
+
+
+def decode(
+    model_folder: Path,
+    codes: Codes,
+    rows: np.ndarray | None = None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Turn the codes of a store back into images, batch by batch.
+
+    Args:
+        model_folder: the model that made the codes.
+        codes: a store of any content; latents are quantised first, as the model would have done.
+        rows: which rows of the store; all by default.
+        device: where the decoder runs.
+        progress: counts images.
+
+    Yields:
+        (rows (n,), images (n, H, W, C) uint8).
+
+    Raises:
+        ToolkitError: the codes are another model's.
+    """
+    loaded = load_model(model_folder, device)
+    if loaded.model_hash != codes.info.model_hash:
+        raise ToolkitError(
+            f"the codes in {codes.path} were made by the model {codes.info.model_hash[:12]}…, but {model_folder} holds "
+            f"{loaded.model_hash[:12]}…: give the run that encoded them, or encode again with this one"
+        )
+    model, size = loaded.model, loaded.card.encode.batch_size
+    rows = np.arange(len(codes)) if rows is None else np.asarray(rows)
+    with (progress or Silent()).bar("decode", len(rows), "images") as bar:
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            vectors = torch.from_numpy(codes.vectors(LEVEL, part)).to(model.mean.device)
+            filled = torch.cat([vectors, vectors[-1:].expand(size - len(part), -1, -1, -1)])
+            with torch.inference_mode():
+                if codes.info.content == "latents":
+                    filled = model.quantize(filled).vectors
+                decoded = model.decode(filled.contiguous(memory_format=torch.channels_last))[: len(part)]
+                images = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+            yield part, images.contiguous().cpu().numpy()
+            bar.update(len(part))

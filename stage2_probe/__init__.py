@@ -1,0 +1,5 @@
+"""Stage 2: frozen codes -> features -> a small classifier -> honest scores. Knows neither images nor stage 1.
+
+Letters used in shapes: N samples, n samples of a draw, T test samples, F features, C classes, r dimensions of a
+draw's row space, R residual depth, h w code grid, D code dimension, K codebook size, g cells along a side.
+"""

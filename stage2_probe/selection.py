@@ -1,0 +1,73 @@
+"""Choosing a classifier's one setting by cross-validation inside a draw; the test set is never in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+FOLDS = 5
+REPEATS = 3  # of the whole cross-validation, each with folds of its own: with few units one split is mostly luck
+REPEAT_BELOW = 50  # units; from there on one cross-validation is steady enough
+
+Value = TypeVar("Value")
+Fit = Callable[[np.ndarray, Value], Callable[[np.ndarray], np.ndarray]]
+"""(training rows, value) -> a function from rows to class probabilities (rows, C)."""
+
+
+def choose(values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int) -> Value:
+    """The value with the best cross-validated accuracy; among equals the one with the smaller log loss.
+
+    Folds are stratified by label and keep units whole. Where a class has a single unit there is nothing to
+    cross-validate and the middle value is returned.
+
+    Args:
+        values: candidates, from the strongest to the weakest regularisation.
+        fit: trains on rows (positions in `y`) with a value and returns a function that scores rows.
+        y: (n,) integer classes.
+        units: (n,) what must stay together, such as subjects; a number per row.
+        seed: of the folds.
+    """
+    rng = np.random.default_rng(seed)
+    right, loss = np.zeros(len(values)), np.zeros(len(values))
+    for _ in range(REPEATS if len(np.unique(units)) < REPEAT_BELOW else 1):
+        for training, held_out in folds(y, units, rng):
+            for i, value in enumerate(values):
+                shares = fit(training, value)(held_out)
+                right[i] += (shares.argmax(axis=1) == y[held_out]).sum()
+                loss[i] -= np.log(np.maximum(shares[np.arange(len(held_out)), y[held_out]], 1e-6)).sum()
+    if not right.any() and not loss.any():
+        return values[len(values) // 2]
+    best: int = np.lexsort((loss, -right))[0]
+    return values[best]
+
+
+def folds(y: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At most `FOLDS` pairs of (training rows, held-out rows), stratified by label, whole units.
+
+    Each class's units are shuffled and dealt one by one to the folds, so every training part holds every class.
+    The list is empty where some class has a single unit.
+    """
+    names, unit = np.unique(units, return_inverse=True)
+    label = majority(y, unit, len(names))
+    present, sizes = np.unique(label, return_counts=True)
+    k = min(FOLDS, int(sizes.min()))
+    if k < 2:
+        return []
+    fold = np.empty(len(names), dtype=np.int64)
+    dealt = 0
+    for cls in present:
+        members = rng.permutation(np.flatnonzero(label == cls))
+        fold[members] = (dealt + np.arange(len(members))) % k
+        dealt += len(members)  # the next class goes on where this one stopped: folds stay equally large
+    parts = [(np.flatnonzero(fold[unit] != i), np.flatnonzero(fold[unit] == i)) for i in range(k)]
+    return [part for part in parts if set(y[part[0]]) == set(y)]  # units of mixed labels may take a class along
+
+
+def majority(y: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray:
+    """The most frequent label of each unit (the smallest of equals): (n,) labels and (n,) units -> (n_units,)."""
+    counts = np.zeros((n_units, int(y.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (unit, y), 1)
+    result: np.ndarray = counts.argmax(axis=1)
+    return result

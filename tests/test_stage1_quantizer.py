@@ -1,0 +1,236 @@
+"""The quantiser: exact search, moving averages, restart, and the gradient that goes straight through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stage1_vqvae.kmeans import kmeans, spread, weighted_choice
+from stage1_vqvae.nearest import nearest
+from stage1_vqvae.quantizer import Quantizer, tokens
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(0, 70), k=st.integers(1, 40), d=st.integers(1, 9), block=st.integers(1, 500), seed=st.integers(0, 999)
+)
+def test_nearest_equals_brute_force_in_float64(n: int, k: int, d: int, block: int, seed: int) -> None:
+    x, codes = normal(n, d, seed=seed), normal(k, d, seed=seed + 1)
+    found = nearest(x, codes, block=block)
+    table = (x.double()[:, None] - codes.double()[None]).square().sum(-1)  # (N, K)
+    regret = table.gather(1, found[:, None])[:, 0] - table.min(1).values
+    assert found.dtype == torch.long
+    assert (regret <= 1e-5).all()  # two codes closer together than float32 resolves may be exchanged
+    clear = table.topk(min(2, k), largest=False).values
+    clear_rows = (clear[:, -1] - clear[:, 0] > 1e-4) | torch.tensor(k == 1)
+    assert torch.equal(found[clear_rows], table.argmin(1)[clear_rows])
+
+
+def test_nearest_does_not_depend_on_the_order_of_codes_or_rows() -> None:
+    x, codes = normal(200, 8), normal(50, 8, seed=1)
+    shuffled = torch.randperm(50, generator=generator())
+    assert torch.equal(shuffled[nearest(x, codes[shuffled])], nearest(x, codes))
+    order = torch.randperm(200, generator=generator())
+    assert torch.equal(nearest(x[order], codes), nearest(x, codes)[order])
+
+
+def test_nearest_stays_in_float32_under_autocast() -> None:
+    # These codes differ in the 9th bit after the point; bfloat16 has 7 there.
+    codes = 1 + torch.arange(16)[:, None].float() * 2**-9 * torch.ones(1, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest(codes.clone(), codes), torch.arange(16))
+        quantizer = Quantizer(16, 8, decay=0.9, restart=0)
+        quantizer.codebook.copy_(codes)
+        quantized = quantizer(codes.view(1, 16, 8, 1).permute(0, 2, 1, 3))
+    assert torch.equal(quantized.indices.flatten(), torch.arange(16))
+    assert quantized.vectors.dtype == torch.float32
+
+
+def test_nearest_holds_one_block_of_scores_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    original = torch.addmm
+
+    def watched(*args: Tensor, **options: float) -> Tensor:
+        out = original(*args, **options)
+        sizes.append(out.numel())
+        return out
+
+    monkeypatch.setattr(torch, "addmm", watched)
+    nearest(normal(1000, 4), normal(100, 4), block=5000)
+    assert max(sizes) <= 5000
+    assert sum(sizes) == 1000 * 100
+
+
+def test_straight_through_value_is_the_code_and_gradient_is_the_identity() -> None:
+    quantizer = Quantizer(20, 4, decay=0.99, restart=0.05)
+    latents = normal(2, 4, 3, 5).requires_grad_()
+    quantized = quantizer(latents)
+    assert torch.equal(tokens(quantized.vectors), quantizer.codebook[quantized.indices.flatten()])
+    assert torch.equal(quantizer.lookup(quantized.indices), quantized.vectors)
+    weight = normal(2, 4, 3, 5, seed=3)
+    (quantized.vectors * weight).sum().backward()
+    assert torch.equal(latents.grad, weight)
+    assert quantized.indices.shape == (2, 1, 3, 5)
+
+
+def test_forward_changes_nothing_and_update_follows_the_lookup() -> None:
+    quantizer = Quantizer(8, 3, decay=0.5, restart=0)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantized = quantizer(normal(2, 3, 4, 4))
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    vectors = quantized.vectors.clone()
+    quantizer.update(quantized, generator=generator())
+    assert not torch.equal(quantizer.codebook, before["codebook"])
+    assert torch.equal(quantized.vectors, vectors)  # what the decoder saw stays what it saw
+
+
+def test_update_is_the_moving_average_of_counts_and_sums() -> None:
+    quantizer = Quantizer(5, 2, decay=0.8, restart=0)
+    latents = normal(3, 2, 4, 4)
+    counts, sums = quantizer.counts.double(), quantizer.sums.double()
+    quantized = quantizer(latents)
+    quantizer.update(quantized, generator=generator())
+    owner, points = quantized.indices.flatten(), tokens(latents).double()
+    for code in range(5):
+        mine = points[owner == code]
+        count = 0.8 * counts[code] + 0.2 * len(mine)
+        total = 0.8 * sums[code] + 0.2 * mine.sum(0)
+        assert torch.allclose(quantizer.counts[code].double(), count, rtol=1e-5)
+        assert torch.allclose(quantizer.codebook[code].double(), total / count, atol=1e-5)
+
+
+def test_one_step_equals_vector_quantize_pytorch() -> None:
+    oracle_module = pytest.importorskip("vector_quantize_pytorch")
+    k, d = 12, 6
+    oracle = oracle_module.VectorQuantize(dim=d, codebook_size=k, decay=0.9, commitment_weight=0.25, eps=1e-9)
+    quantizer = Quantizer(k, d, decay=0.9, restart=0)
+    counts = torch.arange(1.0, k + 1)
+    quantizer.counts.copy_(counts)
+    quantizer.sums.copy_(quantizer.codebook * counts[:, None])
+    book = oracle._codebook
+    book.embed.data.copy_(quantizer.codebook[None])
+    book.embed_avg.data.copy_(quantizer.sums[None])
+    book.cluster_size.data.copy_(counts[None])
+    oracle.train()
+    latents = normal(4, d, 5, 5)
+    theirs, indices, loss = oracle(latents.permute(0, 2, 3, 1).reshape(1, -1, d))
+    ours = quantizer(latents)
+    assert torch.equal(ours.indices.flatten(), indices.flatten())
+    assert torch.allclose(tokens(ours.vectors), theirs[0], atol=1e-5)
+    assert torch.allclose(0.25 * (ours.latents - ours.vectors).square().mean(), loss.sum(), rtol=1e-4)
+    quantizer.update(ours, generator=generator())
+    assert torch.allclose(quantizer.counts, book.cluster_size[0], rtol=1e-4)
+    assert torch.allclose(quantizer.codebook, book.embed[0], atol=1e-4)
+
+
+def test_unused_code_keeps_its_place_for_ever() -> None:
+    quantizer = Quantizer(3, 2, decay=0.5, restart=0)
+    quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0]]))
+    quantizer.sums.copy_(quantizer.codebook)
+    for step in range(300):  # 0.5 ** 300 underflows in float32
+        quantizer.update(quantizer(normal(1, 2, 4, 4, seed=step)), generator=generator())
+    assert torch.allclose(quantizer.codebook[2], torch.tensor([99.0, 99.0]))
+    assert quantizer.codebook.isfinite().all()
+
+
+def test_restart_resets_all_three_buffers_onto_latents_of_the_step() -> None:
+    quantizer = Quantizer(6, 2, decay=0.9, restart=0.1)
+    quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], *[[500.0, 500.0]] * 4]))
+    even = 64 / 6
+    quantizer.counts.copy_(torch.tensor([even, even, 0.01, 0.01, 0.01, even]))
+    quantizer.sums.copy_(quantizer.codebook * quantizer.counts[:, None])
+    latents = normal(4, 2, 4, 4)
+    moved = quantizer.update(quantizer(latents), generator=generator())
+    points = tokens(latents)
+    assert int(moved) == 3
+    for code in (2, 3, 4):
+        assert (quantizer.codebook[code] == points).all(1).any()
+        assert quantizer.counts[code] == pytest.approx(even)
+        assert torch.allclose(quantizer.sums[code], quantizer.codebook[code] * even)
+    assert len(torch.unique(quantizer.codebook[2:5], dim=0)) == 3  # three different latents
+    assert torch.allclose(quantizer.codebook[5], torch.tensor([500.0, 500.0]))  # used enough of late: stays
+
+
+def test_restart_prefers_what_is_badly_coded() -> None:
+    quantizer = Quantizer(4, 1, decay=0.9, restart=0.5)
+    quantizer.codebook.zero_()
+    quantizer.sums.zero_()
+    quantizer.counts.copy_(torch.tensor([100.0, 0, 0, 0]))
+    latents = torch.zeros(1, 1, 10, 10)  # a black background: no distance, so no replacement comes from it
+    latents[0, 0, :3, 0] = torch.tensor([3.0, 4.0, 5.0])
+    quantizer.update(quantizer(latents), generator=generator())
+    assert set(quantizer.codebook[1:].flatten().tolist()) == {3.0, 4.0, 5.0}
+
+
+def test_more_dead_codes_than_tokens() -> None:
+    quantizer = Quantizer(50, 2, decay=0.5, restart=0.9)
+    quantizer.counts.zero_()
+    quantizer.sums.zero_()
+    moved = quantizer.update(quantizer(normal(1, 2, 2, 2)), generator=generator())
+    assert 0 < int(moved) <= 4
+    assert quantizer.codebook.isfinite().all()
+
+
+def test_training_the_codebook_alone_uses_it_all_and_lowers_the_error() -> None:
+    quantizer = Quantizer(16, 2, decay=0.9, restart=0.05)  # untrained: most codes far from most points
+    latents = normal(8, 2, 8, 8) * 5
+    first = (quantizer(latents).vectors - latents).square().mean()
+    for step in range(150):
+        quantizer.update(quantizer(latents), generator=generator(step))
+    quantized = quantizer(latents)
+    assert len(quantized.indices.unique()) == 16
+    assert (quantized.vectors - latents).square().mean() < first / 4
+
+
+def test_start_is_consistent() -> None:
+    quantizer = Quantizer(10, 3, decay=0.99, restart=0.05)
+    quantizer.start(normal(500, 3), tokens_per_step=100, generator=generator())
+    assert torch.allclose(quantizer.sums, quantizer.codebook * quantizer.counts[:, None])
+    assert quantizer.counts.sum().item() == pytest.approx(100, rel=0.1)
+    assert (quantizer.counts >= 1).all()
+
+
+def test_kmeans_finds_separate_clusters() -> None:
+    truth = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    points = (truth[:, None] + 0.1 * normal(4, 50, 2)).reshape(-1, 2)
+    centres, counts = kmeans(points, 4, generator=generator())
+    assert counts.tolist() == [50] * 4
+    assert (nearest(truth, centres).sort().values == torch.arange(4)).all()
+    assert torch.cdist(truth, centres).min(1).values.max() < 0.1
+
+
+def test_kmeans_with_fewer_points_than_centres() -> None:
+    centres, counts = kmeans(normal(5, 3), 12, generator=generator())
+    assert centres.shape == (12, 3)
+    assert counts.sum() == 5
+    assert centres.isfinite().all()
+    same, _ = kmeans(torch.ones(30, 3), 4, generator=generator())
+    assert torch.equal(same, torch.ones(4, 3))
+
+
+def test_spread_is_reproducible_and_draws_several_per_round_for_large_codebooks() -> None:
+    points = normal(3000, 2)
+    a, b = (spread(points, 1100, generator=generator(5)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert a.shape == (1100, 2)
+    assert len(torch.unique(a, dim=0)) > 1090
+
+
+def test_weighted_choice_follows_the_weights() -> None:
+    weights = torch.tensor([0.0, 1.0, 3.0])
+    draws = np.array([int(weighted_choice(weights, 1, generator=generator(seed))[0]) for seed in range(2000)])
+    assert (draws != 0).all()
+    assert (draws == 2).mean() == pytest.approx(0.75, abs=0.04)
+    assert sorted(weighted_choice(weights, 9, generator=generator()).tolist()) == [0, 1, 2]

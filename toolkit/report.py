@@ -1,0 +1,289 @@
+"""The report of a run: one HTML page that needs nothing but itself, whatever of the run is there.
+
+Python here only gathers: every section of the page is a value or None, and the template says which file was missing.
+Names, labels and paths are data: jinja2 escapes them all, matplotlib those in plots, and the page's own security
+policy forbids scripts and any access to the network, should an escape ever fail.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from toolkit import plots
+from toolkit.wording import CLASSIFIERS, TITLES, baseline_title, duration, headline, interval, percent, verdict
+from toolkit_datasets.atomic import write_text
+from toolkit_datasets.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit_datasets.prepare import Prepared
+
+MAP_POINTS = 2000  # of the code map: more would only print over each other
+SKIPPED_SHOWN = 100
+CLASSES_SHOWN = 12  # in the gallery of right and wrong
+
+
+def write_report(folder: Path, prepared: Prepared | None) -> Path:
+    """Write `folder/report.html` from the files of the run folder, and return its path.
+
+    Args:
+        folder: a run folder; any of its parts may be missing, and the page says so.
+        prepared: the decoded images, for thumbnails of right and wrong predictions; None leaves them out.
+
+    Raises:
+        ToolkitError: the folder holds neither `results.json` nor `stage1/metrics.json`, or one of them is not JSON.
+    """
+    results = _read_json(folder / "results.json")
+    metrics = _read_json(folder / "stage1" / "metrics.json")
+    if not results and not metrics:
+        raise ToolkitError(
+            f"{folder} is no run folder: it has neither results.json nor stage1/metrics.json. "
+            "Make one with `toolkit run` or `toolkit train`."
+        )
+    card = folder / "card.toml"
+    html = _environment().get_template("report.html.j2").render(
+        results=results,
+        stage1=results.get("stage1") or metrics,
+        card_text=card.read_text(encoding="utf-8") if card.is_file() else "",
+        headline=headline(results, metrics),
+        splits=splits_table(results, folder / "samples.csv"),
+        skipped=skipped(folder / "samples.csv"),
+        loss=loss(folder / "stage1" / "history.csv"),
+        reconstructions=reconstructions(folder / "stage1" / "examples.npz"),
+        usage=Markup(plots.usage(metrics["code_counts"])) if metrics.get("code_counts") else None,
+        probe=probe(results),
+        gallery=gallery(folder / "probe" / "predictions.csv", prepared),
+        has_images=prepared is not None,
+        map=code_map(folder),
+    )  # fmt: skip
+    write_text(folder / "report.html", html)
+    return folder / "report.html"
+
+
+def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The probe's section: its numbers, a table of rows to compare, and three plots."""
+    if "probe" not in results:
+        return None
+    found, baselines = results["probe"], results.get("baselines", {})
+    rows = [{"name": "codes", "title": "these codes", "accuracy": found["accuracy"], "difference": None, "verdict": ""}]
+    for name, baseline in baselines.items():
+        difference = baseline.get("difference")
+        rows.append(
+            {
+                "name": name,
+                "title": baseline_title(name, baseline),
+                "accuracy": baseline["accuracy"],
+                "difference": difference,
+                "verdict": verdict(difference),
+            }
+        )
+    chance = (TITLES["majority"], float(baselines["majority"]["accuracy"]["mean"])) if "majority" in baselines else None
+    curve = dict(results.get("curve") or {})
+    if chance:  # it is drawn as a line of its own
+        curve["accuracy"] = {name: points for name, points in curve.get("accuracy", {}).items() if name != "majority"}
+    titles = {row["name"]: row["title"] for row in rows}
+    matrix = found.get("confusion")
+    drawn = [(row["name"], row["title"], row["accuracy"]) for row in rows if row["name"] != "majority"]
+    return {
+        "found": found,
+        "classifier": CLASSIFIERS.get(found["classifier"], found["classifier"]),
+        "rows": rows,
+        "bars": Markup(plots.accuracy_bars(drawn, chance)),
+        "curve": Markup(plots.label_curve(curve, titles, chance)) if len(curve.get("labels", [])) > 1 else None,
+        "curve_data": curve,
+        "titles": titles,
+        "confusion": Markup(plots.confusion(np.array(matrix), found["classes"])) if matrix else None,
+    }
+
+
+def splits_table(results: Mapping[str, Any], samples_csv: Path) -> dict[str, Any] | None:
+    """Images per split and label: {"labels", "rows": [(split, total, [count per label])]}; None if unknown."""
+    counts: dict[str, dict[str, int]] = results.get("samples", {}).get("splits") or {}
+    if not counts and samples_csv.is_file():
+        samples = _read_csv(samples_csv)
+        good = samples[samples["status"] == "ok"]
+        for split, label in zip(good["split"], good["label"], strict=True):
+            counts.setdefault(split, {}).setdefault(label, 0)
+            counts[split][label] += 1
+    if not counts:
+        return None
+    labels = sorted({label for row in counts.values() for label in row}, key=lambda label: (label == "", label))
+    shown = labels if len(labels) <= CLASSES_SHOWN else []  # else totals only: the table would be wider than the page
+    order = ["unlabelled", "labelled", "test", "unused"]
+    splits = sorted(counts, key=lambda split: (order.index(split) if split in order else len(order), split))
+    rows = [(s, sum(counts[s].values()), [counts[s].get(label, 0) for label in shown]) for s in splits]
+    return {"labels": shown, "rows": rows, "classes": len([label for label in labels if label])}
+
+
+def skipped(samples_csv: Path) -> dict[str, Any] | None:
+    """Files that were not used, with the reason: {"total", "rows": [(path, reason)]}; None without a sample table."""
+    if not samples_csv.is_file():
+        return None
+    samples = _read_csv(samples_csv)
+    bad = samples[samples["status"] != "ok"]
+    rows = list(zip(bad["path"].head(SKIPPED_SHOWN), bad["status"].head(SKIPPED_SHOWN), strict=True))
+    return {"total": len(bad), "rows": rows}
+
+
+def loss(history_csv: Path) -> Markup | None:
+    """The training curve, or None if there is no row to draw."""
+    if not history_csv.is_file():
+        return None
+    history = pd.read_csv(history_csv)
+    return Markup(plots.loss_svg(history)) if len(history) else None
+
+
+def reconstructions(examples_npz: Path) -> list[dict[str, Any]] | None:
+    """Pairs of original and reconstruction as PNG data, with their figures."""
+    if not examples_npz.is_file():
+        return None
+    with np.load(examples_npz, allow_pickle=False) as examples:
+        columns = [examples[key] for key in ("originals", "reconstructions", "id", "split", "psnr", "ssim")]
+    return [
+        {
+            "original": png(o),
+            "rebuilt": png(r),
+            "id": str(i),
+            "split": str(s),
+            "psnr": float(p),
+            "ssim": float(q),
+        }
+        for o, r, i, s, p, q in zip(*columns, strict=True)
+    ]
+
+
+def gallery(predictions_csv: Path, prepared: Prepared | None) -> dict[str, Any] | None:
+    """The most confident right and wrong predictions of each class, with thumbnails; None without images."""
+    if prepared is None or not predictions_csv.is_file():
+        return None
+    predictions = _read_csv(predictions_csv)
+    unique = prepared.samples.reset_index(names="row").drop_duplicates("id", keep=False)  # never a wrong picture
+    predictions = predictions.merge(unique[["id", "row"]], on="id", how="inner")
+    own = [row.get(f"p_{row['predicted']}", "") for row in predictions.to_dict("records")]
+    predictions["confidence"] = pd.to_numeric(pd.Series(own, dtype=str), errors="coerce").fillna(-1.0)
+    predictions = predictions.sort_values(["confidence", "file"], ascending=[False, True], kind="stable")
+    classes = sorted(predictions["label"].unique())
+    each = 4 if len(classes) <= 4 else 2
+    shown = []
+    for label in classes[:CLASSES_SHOWN]:
+        true = predictions[predictions["label"] == label]
+        right = true["predicted"] == true["label"]
+        parts = {"right": true[right].head(each), "wrong": true[~right].head(each)}
+        shown.append(
+            {"label": label}
+            | {key: [_thumbnail(row, prepared) for row in part.to_dict("records")] for key, part in parts.items()}
+        )
+    return {"classes": shown, "more": max(0, len(classes) - CLASSES_SHOWN)}
+
+
+def code_map(folder: Path) -> dict[str, Any] | None:
+    """A map of the test images' codes: the first two principal components of the mean code in each image's quarters.
+
+    Components are fitted on the points shown and used for nothing else. None where there is no code store;
+    {"problem"} where it cannot be read: a page without a map is better than no page.
+    """
+    from toolkit_datasets.codes import open_codes
+
+    store = next((path for path in (folder / "codes", folder / "codes.h5") if path.exists()), None)
+    if store is None:
+        return None
+    try:
+        codes = open_codes(store)
+        rows, on = np.flatnonzero((codes.manifest["split"] == "test").to_numpy()), "test"
+        if len(rows) < 3:
+            rows, on = np.arange(len(codes)), "all"
+        if len(rows) < 3:
+            return {"problem": f"{len(codes)} images are too few for a map."}
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAP_POINTS)).astype(int))]  # evenly spread
+        blocks = np.array_split(rows, -(-len(rows) // 250))  # bounded memory
+        means = [
+            np.concatenate([quarters(codes.vectors(level.name, block)) for block in blocks])  # (n, 4 D)
+            for level in codes.info.levels
+        ]
+    except ToolkitError as error:
+        return {"problem": str(error)}
+    points, shares = principal_plane(np.concatenate(means, axis=1))
+    labels = codes.manifest["label"].iloc[rows].tolist()
+    return {"svg": Markup(plots.code_map(points, labels, shares)), "n": len(rows), "on": on, "share": sum(shares)}
+
+
+def quarters(vectors: np.ndarray) -> np.ndarray:
+    """Mean code of each quarter of the image, (n, D, h, w) -> (n, 4 D); of the whole where the grid has one code.
+
+    The mean over the whole image would forget where things are, and digits, say, would all fall on one heap.
+    """
+    _, _, height, width = vectors.shape
+    rows = np.array_split(np.arange(height), min(2, height))
+    columns = np.array_split(np.arange(width), min(2, width))
+    parts = [vectors[:, :, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(2, 3)) for r in rows for c in columns]
+    return np.concatenate(parts, axis=1)
+
+
+def principal_plane(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """First two principal components of (n, D) features, and their shares of the variance.
+
+    Signs are fixed so that each component's largest weight is positive: the same codes give the same map.
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    if centred.shape[1] < 2:
+        centred = np.pad(centred, ((0, 0), (0, 2 - centred.shape[1])))
+    _, scale, weights = np.linalg.svd(centred, full_matrices=False)
+    weights = weights[:2] * np.sign(weights[np.arange(2), np.abs(weights[:2]).argmax(axis=1)])[:, None]
+    variance = scale**2
+    first, second = variance[:2] / max(float(variance.sum()), 1e-12)
+    return centred @ weights.T, (float(first), float(second))
+
+
+def png(image: np.ndarray) -> str:
+    """An image (H, W, C) uint8 as a `data:` address of a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("toolkit", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,  # a slip in the template is an error in its test, not a gap in the page
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, interval=interval, duration=duration, short=plots.shorten)
+    return environment
+
+
+def _thumbnail(row: Mapping[Any, Any], prepared: Prepared) -> dict[str, Any]:
+    confidence = float(row["confidence"])
+    return {
+        "image": png(np.asarray(prepared.images[int(row["row"])])),
+        "id": row["id"],
+        "predicted": row["predicted"],
+        "probability": confidence if confidence >= 0 else None,
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ToolkitError(f"{path} is not valid JSON ({error}): run the command that wrote it again") from None
+    return data
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """All columns as text; a label such as "NA" stays what it is."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
