@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,6 +30,17 @@ def padded(
         part = rows[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part))])
         yield part, load(images, filled, device)
+        _release(images)
+
+
+def _release(images: np.ndarray) -> None:
+    """Hand the pages of a read-only memory map back; the system's cache keeps them for the next reader.
+
+    Otherwise a pass over N images would show up as N images of resident memory.
+    """
+    mapping = getattr(images, "_mmap", None)
+    if mapping is not None and not images.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def epoch_batches(rows: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

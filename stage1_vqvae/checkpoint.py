@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from toolkit_datasets.atomic import replacing, write_json
 from toolkit_datasets.card import Card, card_from
@@ -43,7 +43,9 @@ def save_model(
     `settings` is what decided the weights, kept so that a resumed training can tell whether this is the one it wants.
     """
     with replacing(folder / WEIGHTS) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+        temporary.write_bytes(
+            save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+        )
     model_hash = sha256(folder / WEIGHTS)
     description = {
         "format_version": FORMAT,

@@ -12,6 +12,7 @@ from .quantizer import tokens
 POINTS_PER_CODE = 32  # more hardly move the centres
 FEWEST_IMAGES = 64  # so that one image's background does not become the codebook
 LONGEST_BATCH = 64  # images encoded at a time
+START = 2**31  # second part of the random seed, apart from every epoch's number
 MOST_POINTS = 2**18  # bounds time and memory for large codebooks: 64 MB at D = 64
 
 
@@ -40,7 +41,3 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
         keep = min(len(points), most * len(latents))
         gathered.append(points[torch.randperm(len(points), generator=generator, device=device)[:keep]])
     model.quantizer.start(torch.cat(gathered), tokens_per_step=batch_size * per_image, generator=generator)
-
-
-START = 2**31
-"""Second part of the random seed, apart from every epoch's number."""

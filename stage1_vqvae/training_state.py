@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from toolkit_datasets.atomic import replacing
@@ -91,7 +91,9 @@ def save_state(
     plain = {key: value for key, value in vars(state).items() if key != "code_counts"}
     metadata = {"format": FORMAT, "state": json.dumps(plain), "settings": json.dumps(dict(settings))}
     with replacing(folder / NAME) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        temporary.write_bytes(
+            save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
+        )
 
 
 def load_state(

@@ -179,4 +179,5 @@ def plan(task: Task, *, labels: int, draws: int, curve: tuple[int, ...], seed: i
 def _groups(manifest: pd.DataFrame) -> np.ndarray:
     """(N,) a name of each row's group; rows without one get a name of their own."""
     own = pd.Series([f"\0{row}" for row in range(len(manifest))], index=manifest.index)
-    return manifest["group"].where(manifest["group"] != "", own).to_numpy(dtype=str)
+    names: np.ndarray = manifest["group"].where(manifest["group"] != "", own).to_numpy(dtype=str)
+    return names

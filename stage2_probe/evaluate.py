@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from toolkit_datasets.progress import Bar
 
-from .classifiers import Classifier
+from .classifiers import Classifier, one_thread
 from .draws import Task
 from .features import FeatureSet, block_rows
 
@@ -54,9 +53,7 @@ def evaluate(
         bar: counts draws.
     """
     fitted = []
-    # The matrices of a draw are small: a second BLAS thread gains little, and loses a factor of ten where the cores
-    # are shared. One thread also makes the result independent of the number of cores.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with one_thread():
         for number, positions in enumerate(draws):
             x = features.take(task.pool[positions])
             classifier = create().fit(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from toolkit_datasets.codes import Codes
 
+from .classifiers import one_thread
 from .evaluate import score
 from .features import feature_set
 from .saved import check_codes, load
@@ -29,7 +29,7 @@ def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) ->
     check_codes(saved, codes)
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
     features = feature_set(codes, saved.features, saved.grid)
-    with threadpool_limits(limits=1, user_api="blas"):  # as in evaluate.py: the same bits on any number of cores
+    with one_thread():
         shares = score(features, rows, [saved.classifier])[0]
     return prediction_table(codes.manifest.iloc[rows], shares, saved.classes)
 

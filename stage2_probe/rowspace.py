@@ -47,8 +47,11 @@ class RowSpace:
         for part in _parts(width):
             block = self._standardised(part)
             gram += block @ block.T
+        if not gram.any():  # nothing varies: one coordinate, always 0
+            self.coordinates = self._combine = np.zeros((n, 1))
+            return
         values, vectors = np.linalg.eigh(gram)
-        keep = values > RANK * max(values[-1], np.finfo(float).tiny)
+        keep = values > RANK * values[-1]
         values, vectors = values[keep][::-1], vectors[:, keep][:, ::-1]
         self.coordinates = vectors * np.sqrt(values)
         self._combine = vectors / np.sqrt(values)

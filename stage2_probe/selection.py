@@ -16,7 +16,9 @@ Fit = Callable[[np.ndarray, Value], Callable[[np.ndarray], np.ndarray]]
 """(training rows, value) -> a function from rows to class probabilities (rows, C)."""
 
 
-def choose(values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int) -> Value:
+def choose(
+    values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int, repeats: int = REPEATS
+) -> Value:
     """The value with the best cross-validated accuracy; among equals the one with the smaller log loss.
 
     Folds are stratified by label and keep units whole. Where a class has a single unit there is nothing to
@@ -28,10 +30,11 @@ def choose(values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.nd
         y: (n,) integer classes.
         units: (n,) what must stay together, such as subjects; a number per row.
         seed: of the folds.
+        repeats: of the whole where there are fewer than `REPEAT_BELOW` units.
     """
     rng = np.random.default_rng(seed)
     right, loss = np.zeros(len(values)), np.zeros(len(values))
-    for _ in range(REPEATS if len(np.unique(units)) < REPEAT_BELOW else 1):
+    for _ in range(repeats if len(np.unique(units)) < REPEAT_BELOW else 1):
         for training, held_out in folds(y, units, rng):
             for i, value in enumerate(values):
                 shares = fit(training, value)(held_out)

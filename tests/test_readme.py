@@ -66,7 +66,7 @@ def test_the_readme_script_reaches_the_accuracy_of_the_probe(tmp_path: Path, mon
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (script,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "np.load" in block]
     monkeypatch.chdir(tmp_path)
-    sets = [f"--set={s}" for s in ("probe.features=vectors", "probe.draws=2", "probe.curve=[]", "train.epochs=2")]
+    sets = [f"--set={s}" for s in ("probe.features=mean", "probe.draws=2", "probe.curve=[]", "train.epochs=2")]
     result = CliRunner().invoke(main, ["run", "digits", "--out", "runs/cats", *sets])
     assert result.exit_code == 0, result.output
     values: dict[str, float] = {}

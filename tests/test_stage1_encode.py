@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,16 @@ from toolkit_datasets.card import card_from
 from toolkit_datasets.codes import Codes, CodeWriter, open_codes
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, and on a busy machine lose much by waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 N = 90
 
@@ -112,6 +123,21 @@ def test_batches_are_padded_to_one_shape(prepared: Prepared) -> None:
     assert seen[0][1].dtype == torch.uint8
     assert np.array_equal(seen[2][1][2, 0].numpy(), prepared.images[44, ..., 0])
     assert [rows[0] for rows, _ in padded(prepared.images, np.arange(40), 16, torch.device("cpu"), first=2)] == [32]
+
+
+def test_a_pass_over_a_memory_map_does_not_stay_in_memory(tmp_path: Path) -> None:
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        pytest.skip("resident pages are counted through /proc")
+    path = tmp_path / "images.npy"
+    written = np.random.default_rng(0).integers(0, 256, (500, 64, 64, 1), dtype=np.uint8)  # 2 MB
+    np.save(path, written)
+    images = np.load(path, mmap_mode="r")
+    for rows, batch in padded(images, np.arange(500), 50, torch.device("cpu")):
+        assert np.array_equal(batch[:, 0].numpy(), written[rows, ..., 0])
+    mapped = smaps.read_text().split(str(path), 1)[1]
+    resident = next(line for line in mapped.splitlines() if line.startswith("Rss:"))
+    assert int(resident.split()[1]) < 500  # kB
 
 
 @pytest.mark.parametrize("format", ["npy", "h5"])

@@ -5,12 +5,13 @@ Stage 2 knows neither images nor stage 1; what it is handed has one row for each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit_datasets.card import Card, Probe
+from toolkit_datasets.card import Probe
 from toolkit_datasets.codes import Codes
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
@@ -29,17 +30,34 @@ def image_baselines(
         ToolkitError: an image of the store is not among the prepared ones.
     """
     rows = _rows_in(prepared, codes)
-    splits = codes.manifest["split"]
-    judged = np.flatnonzero(splits.isin(["labelled", "test"]))
+    images, splits = prepared.images, codes.manifest["split"]
+    every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin(["labelled", "test"]))
     out: dict[str, NDArray[np.float32]] = {}
     if "pixels" in settings.baselines:
-        out["pixels"] = _mapped(small_pixels, prepared.images, rows, np.arange(len(rows)), "pixels", progress)
+        out["pixels"] = _filled(every, lambda part: small_pixels(images[rows[part]]), len(rows), "pixels", progress)
     if "hog" in settings.baselines:
-        out["hog"] = _mapped(hog_features, prepared.images, rows, judged, "hog", progress)
+        out["hog"] = _filled(judged, lambda part: hog_features(images[rows[part]]), len(rows), "hog", progress)
     if "random" in settings.baselines:
+        from stage1_vqvae.encode import random_codes
+        from stage2_probe.features import features
+
         learners = rows[np.flatnonzero(splits == "unlabelled")]
-        out["random"] = _random_features(
-            prepared, rows, judged, learners if len(learners) else rows, settings, device=device, progress=progress
+        indices, codebook = random_codes(
+            prepared.card,
+            images,
+            rows[judged],
+            learners if len(learners) else rows,
+            device=device,
+            progress=progress,
+        )
+        place = np.zeros(len(rows), np.int64)
+        place[judged] = np.arange(len(judged))
+        out["random"] = _filled(
+            judged,
+            lambda part: features(settings.features, indices[place[part]], codebook, settings.grid),
+            len(rows),
+            "random encoder",
+            progress,
         )
     return out
 
@@ -67,45 +85,23 @@ def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(features, np.float32)
 
 
-def _mapped(
-    function: object,
-    images: NDArray[np.uint8],
-    rows: NDArray[np.int64],
+def _filled(
     where: NDArray[np.int64],
+    function: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    rows: int,
     title: str,
     progress: Progress,
 ) -> NDArray[np.float32]:
-    """`function` over the images of the store's rows `where`, in blocks; zeros elsewhere."""
-    assert callable(function)
+    """An array of `rows` rows: those in `where` are what `function` gives for them, block by block; the rest zeros."""
     blocks = [where[start : start + BLOCK] for start in range(0, len(where), BLOCK)]
     out: NDArray[np.float32] | None = None
     with ThreadPoolExecutor() as pool, progress.bar(title, len(where), "images") as bar:
-        for block, values in zip(blocks, pool.map(lambda block: function(images[rows[block]]), blocks), strict=True):
+        for block, values in zip(blocks, pool.map(function, blocks), strict=True):
             if out is None:
-                out = np.zeros((len(rows), values.shape[1]), np.float32)
+                out = np.zeros((rows, values.shape[1]), np.float32)
             out[block] = values
             bar.update(len(block))
-    return out if out is not None else np.zeros((len(rows), 1), np.float32)
-
-
-def _random_features(
-    prepared: Prepared,
-    rows: NDArray[np.int64],
-    judged: NDArray[np.int64],
-    learners: NDArray[np.int64],
-    settings: Probe,
-    *,
-    device: str,
-    progress: Progress,
-) -> NDArray[np.float32]:
-    from stage1_vqvae.encode import random_codes
-    from stage2_probe.features import features
-
-    card: Card = prepared.card
-    indices, codebook = random_codes(card, prepared.images, rows[judged], learners, device=device, progress=progress)
-    values = features(settings.features, indices, codebook, settings.grid)
-    out = np.zeros((len(rows), values.shape[1]), np.float32)
-    out[judged] = values
+    assert out is not None, "a store without samples"
     return out
 
 

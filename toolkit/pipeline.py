@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toolkit_datasets.atomic import write_json, write_text
-from toolkit_datasets.card import Card, card_from, card_text
+from toolkit_datasets.card import Card, card_from, card_text, load_card
 from toolkit_datasets.codes import Codes, open_codes, versions
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
@@ -246,4 +246,7 @@ def run_data(run: Path, new: Path | None, labels: Path | None) -> tuple[Card, Da
     card, data = read_run(run)
     if new is None:
         return card, data, False
+    if card.source.kind != "images":  # bundled or library images say nothing of how to read a folder
+        plain = load_card("folder")
+        card = card.model_copy(update={"source": plain.source, "labels": plain.labels})
     return card, Data(new, labels), True

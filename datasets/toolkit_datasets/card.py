@@ -114,7 +114,7 @@ class Probe(Part):
 
     labels: int = Field(100, ge=2)  # per draw, all classes together; subjects where the data are grouped
     draws: int = Field(20, ge=1)
-    features: Literal["vectors", "mean", "histogram", "pyramid"] = "pyramid"
+    features: Literal["vectors", "mean", "histogram", "pyramid"] = "vectors"  # all there is
     grid: int = Field(2, ge=1)  # cells along each side of the pyramid
     classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"
     curve: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)  # sizes of the label curve; empty: none

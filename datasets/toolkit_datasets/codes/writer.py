@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import queue
 import shutil
 import threading
@@ -28,6 +29,7 @@ from .names import MANIFEST_COLUMNS
 
 Arrays = dict[str, NDArray[Any]]
 QUEUED = 8  # batches that may wait for the disk: enough to overlap, little enough to keep memory flat
+HDF5_OVERHEAD = 64 * 1024  # room for chunk indices and attributes of one batch
 CHUNK_BYTES = 128 * 1024  # of an HDF5 dataset: between 64 and 256 KiB reads well both in whole and in part
 
 
@@ -137,7 +139,8 @@ class _NpyFiles:
                 (own / shard).mkdir(parents=True, exist_ok=True)
             if level.name in codebooks:
                 codebook = codebooks[level.name]
-                np.save(own / "codebook.npy", codebook[0] if level.depth == 1 else codebook)
+                codebook = codebook[0] if level.depth == 1 else codebook
+                (own / "codebook.npy").write_bytes(_npy_header(codebook) + codebook.tobytes())
         manifest.to_csv(folder / "manifest.csv", index=False)
         write_json(folder / "meta.json", info.to_json())
         write_json(self._journal, {"fingerprint": fingerprint, "rows_done": 0})
@@ -168,12 +171,14 @@ class _HDF5File:
     def __init__(
         self, path: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, fingerprint: str
     ) -> None:
-        self._info = info
+        self._info, self._path = info, path
         self._stored = "latents" if info.content == "latents" else "indices"
         if path.exists():
             self._file = h5py.File(path, "r+")
             self.rows_done = int(json.loads(self._file.attrs["rows_done"]))
             return
+        path.touch()
+        reserve(path, len(manifest.to_csv()) + sum(book.nbytes for book in codebooks.values()))
         self._file = h5py.File(path, "w")
         self.rows_done = 0
         for key, value in {**info.to_json(), "fingerprint": fingerprint, "rows_done": 0}.items():
@@ -198,6 +203,7 @@ class _HDF5File:
         self._file.flush()
 
     def append(self, arrays: Arrays) -> None:
+        reserve(self._path, sum(array.nbytes for array in arrays.values()))
         count = 0
         for level in self._info.levels:
             array = arrays[level.name]
@@ -210,6 +216,17 @@ class _HDF5File:
 
     def close(self) -> None:
         self._file.close()
+
+
+def reserve(path: Path, data: int) -> None:
+    """Make sure that the file can grow by `data` bytes and HDF5's own, where the system can tell.
+
+    A disk that fills up inside the HDF5 library leaves it unable to close the file, and may bring the process down.
+    Asked beforehand, it is a plain OSError, and the file stays readable up to its journal.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), data + HDF5_OVERHEAD)
 
 
 def _fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
@@ -231,7 +248,7 @@ def _fingerprint_of(path: Path) -> str | None:
 
 
 def _npy_header(row: NDArray[Any]) -> bytes:
-    """The header that every file of a level shares."""
+    """The header that all .npy files of this shape share. (`np.save` itself hides why a write failed.)"""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(row))
     return buffer.getvalue()
