@@ -204,6 +204,7 @@ def test_prepare_decodes_and_a_dry_run_only_talks(tmp_path: Path, write_pictures
         (["run", "cat-vs-dog"], ["cat-vs-dog", "cats-vs-dogs"]),
         (["run", "digits", "--set", "vqvae.codes=3"], ["vqvae.codes", "codebook_size"]),
         (["run", "digits", "--set", "split.test=5000"], ["5,400", "--limit"]),
+        (["run", "digits", "--set", "probe.labels=390"], ["probe.labels = 390", "390 need 39"]),
         (["train", "digits", "--out", "x", "--device", "cuda:77"], ["cuda:77"]),
         (["encode", "nowhere"], ["nowhere", "toolkit train"]),
         (["probe", "nowhere"], ["nowhere", "toolkit encode"]),

@@ -17,7 +17,7 @@ PAGES = ["README.md", "docs/workflows/cats-vs-dogs.md"]
 # What makes the long commands short: the sizes, nothing else.
 SMALL = {
     "train": ["split.unlabelled=40", "split.labelled=40", "split.test=20", "train.epochs=1", "image.size=16"],
-    "probe": ["probe.draws=2", "probe.labels=20", "probe.curve=[10]"],
+    "probe": ["probe.draws=2", "probe.labels=10", "probe.curve=[6]"],
 }
 SMALL["run"] = SMALL["train"] + SMALL["probe"]
 SMALL["datasets"] = SMALL["prepare"] = SMALL["train"]

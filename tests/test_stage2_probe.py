@@ -280,7 +280,7 @@ class TestRefusals:
     def test_refused_before_any_work(self, codes: Codes, tmp_path: Path) -> None:
         for settings, message in (
             (Probe(labels=500), r"probe\.labels = 500"),
-            (Probe(labels=20, grid=9), r"probe\.grid = 9"),
+            (Probe(labels=20, features="pyramid", grid=9), r"probe\.grid = 9"),
         ):
             with pytest.raises(ToolkitError, match=message):
                 probe(codes, settings, seed=0, out=tmp_path / "out")

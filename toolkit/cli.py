@@ -138,11 +138,11 @@ def prepare(
     Example:  toolkit prepare cats-vs-dogs --data train/ --out runs/cats
     """
     from .describe import describe
-    from .runs import start_run, write_run
+    from .runs import check_out, write_run
 
     prepared = images.open(card, console)
     if out:
-        start_run(out, resume=True, overwrite=False)
+        check_out(out, resume=True, overwrite=False)
         write_run(out, prepared, images.where, options.typed_command())
     console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card.name} …")
     console.data(describe(prepared))
@@ -176,15 +176,17 @@ def train(
     """
     from .describe import plan_text
     from .pipeline import train_run, without_counts
-    from .runs import start_run
+    from .runs import check_out, clear
     from .summaries import stage1_text
 
     if not dry_run:
-        start_run(out, resume=resume, overwrite=overwrite)
+        check_out(out, resume=resume, overwrite=overwrite)
     prepared = images.open(card, console)
     if dry_run:
         console.show(plan_text(prepared, out, steps=("train",)))
         return
+    if overwrite:
+        clear(out)
     metrics = train_run(
         prepared,
         images.where,

@@ -19,7 +19,7 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
 from toolkit_datasets.progress import Progress
 
-from .runs import Data, read_run, start_run, write_run
+from .runs import Data, check_out, clear, read_run, write_run
 
 ENCODED = ("unlabelled", "labelled", "test")  # the splits that are encoded; `unused` ones only on demand
 
@@ -144,8 +144,13 @@ def run_all(
     """Train, encode, probe and report; returns the content of `results.json`, and the data."""
     from .report import write_report
 
-    start_run(out, resume=resume, overwrite=overwrite)
+    check_out(out, resume=resume, overwrite=overwrite)
     prepared = open_data(card, data, fail_fast=fail_fast, workers=workers, progress=progress)
+    why_not = unprobeable(prepared)
+    if not why_not:
+        check_draws(prepared)
+    if overwrite:
+        clear(out)
     metrics = train_run(prepared, data, out, command=command, device=device, resume=resume, progress=progress)
     store = out / ("codes.h5" if card.encode.format == "h5" else "codes")
     encode_run(
@@ -159,7 +164,6 @@ def run_all(
         progress=progress,
     )
     results = {**about_run(prepared, command), "stage1": without_counts(metrics)}
-    why_not = unprobeable(prepared)
     if why_not:
         results["probe_skipped"] = why_not
     else:
@@ -200,6 +204,18 @@ def unprobeable(prepared: Prepared) -> str:
     if labels.nunique() == 1:
         return f"all labelled images are called {labels.iat[0]!r}; a classifier needs two classes or more"
     return ""
+
+
+def check_draws(prepared: Prepared) -> None:
+    """Refuse what the probe would refuse, before any training.
+
+    Raises:
+        ToolkitError: the pool is too small for the draws that the card wants.
+    """
+    from stage2_probe.draws import check_size, task_of
+
+    good = prepared.samples[prepared.samples["status"] == "ok"]
+    check_size(task_of(good), prepared.card.probe.labels)
 
 
 def without_counts(metrics: dict[str, Any]) -> dict[str, Any]:

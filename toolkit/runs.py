@@ -34,8 +34,8 @@ class Data:
     limit: int | None = None
 
 
-def start_run(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the run folder, or clear it (`overwrite`) of what an earlier run wrote; nothing else is ever deleted.
+def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the run folder and make sure that a run may be written there, before any work.
 
     Raises:
         ToolkitError: a run is there and neither `resume` nor `overwrite` was given; or the folder cannot be written to.
@@ -47,10 +47,13 @@ def start_run(out: Path, *, resume: bool, overwrite: bool) -> None:
             "--overwrite to replace it, or another --out"
         )
     output_folder(out)
-    if overwrite:
-        for name in [*OWN, "codes.partial", "codes.h5.partial"]:
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def clear(out: Path) -> None:
+    """Delete what an earlier run wrote into its folder; nothing else is ever deleted."""
+    for name in [*OWN, "codes.partial", "codes.h5.partial"]:
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_run(out: Path, prepared: Prepared, data: Data, command: str) -> None:
