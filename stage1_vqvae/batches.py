@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +10,10 @@ from torch import Tensor
 
 from toolkit_datasets.card import Card
 from toolkit_datasets.errors import ToolkitError
+
+from .memory import release_pages, trim_heap
+
+TRIM_EVERY = 8  # batches: often enough to keep memory flat, seldom enough to cost nothing
 
 
 def load(images: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -26,21 +29,13 @@ def padded(
     A convolution may sum in another order for another batch size; with one size an image's codes do not depend on how
     many images there are. Yields (the rows that count, images (size, C, H, W)); starts at batch number `first`.
     """
-    for start in range(first * size, len(rows), size):
+    for number, start in enumerate(range(first * size, len(rows), size)):
         part = rows[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part))])
         yield part, load(images, filled, device)
-        _release(images)
-
-
-def _release(images: np.ndarray) -> None:
-    """Hand the pages of a read-only memory map back; the system's cache keeps them for the next reader.
-
-    Otherwise a pass over N images would show up as N images of resident memory.
-    """
-    mapping = getattr(images, "_mmap", None)
-    if mapping is not None and not images.flags.writeable and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+        release_pages(images)
+        if number % TRIM_EVERY == TRIM_EVERY - 1:
+            trim_heap()
 
 
 def epoch_batches(rows: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from .batches import check_shape, padded
 from .checkpoint import load_model
 from .codebook_start import start_codebook
 from .device import choose_device
-from .model import LEVEL, build
+from .model import LEVEL, VQVAE, build
 
 
 def encode(
@@ -62,7 +62,7 @@ def encode(
         levels=model.levels,
         model_hash=loaded.model_hash,
         card=card.model_dump(mode="json"),
-        bits_per_pixel=model.bits_per_pixel,
+        bits_per_pixel=latent_bits(model) if content == "latents" else model.bits_per_pixel,
         stage1={
             **{key: value for key, value in loaded.metrics.items() if key != "code_counts"},
             "encode_batch_size": size,
@@ -91,6 +91,11 @@ def encode(
             bar.update(len(part) - skip)
             skip = 0
     return open_codes(out)
+
+
+def latent_bits(model: VQVAE) -> float:
+    """Bits per pixel of the latents before quantisation: 32 for each number."""
+    return 32.0 * sum(level.dim * level.height * level.width for level in model.levels) / model.size**2
 
 
 def random_codes(

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import http.server
 import io
+import json
 import tarfile
 import threading
 import zipfile
@@ -15,8 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
+from click.testing import CliRunner
 from PIL import Image
 
+from toolkit.cli import main
 from toolkit_datasets import download
 from toolkit_datasets.card import load_card
 from toolkit_datasets.download import fetch, obtain, unpack
@@ -510,3 +514,24 @@ def test_the_pet_card_keeps_the_publishers_test_set_apart(tmp_path: Path, monkey
     test = prepared.samples[prepared.samples["split"] == "test"]
     assert test["id"].str.startswith("test/").all()
     assert set(test["label"]) == {"Cat", "Dog"}
+
+
+def test_a_card_with_an_address_fetches_its_images_first(
+    site: Site, tmp_path: Path, write_pictures: Callable[[Path, list[str]], Path]
+) -> None:
+    """The whole way that a user goes: a card of one's own, and `toolkit datasets` on an empty folder."""
+    pictures = write_pictures(tmp_path / "pictures", [f"{label}/{i}.png" for i in range(8) for label in ("oak", "elm")])
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(pictures.rglob("*.png")):
+            file.write(path, path.relative_to(pictures))
+    site.files["set.bin"] = archive.getvalue()
+    text = load_card("folder").model_dump(mode="json")
+    text["source"] |= {"url": site.url, "sha256": sha(archive.getvalue())}
+    (tmp_path / "trees.toml").write_text(tomli_w.dumps(text))
+    words = ["datasets", str(tmp_path / "trees.toml"), "--data", str(tmp_path / "data"), "--json"]
+    for _ in range(2):  # the second time nothing is fetched again
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["labels"] == {"elm": 8, "oak": 8}
+    assert len(site.asked) == 1

@@ -180,5 +180,5 @@ def takes_images(function: F) -> F:
 
 
 def typed_command() -> str:
-    """The command as the user typed it, for the record."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command as the user typed it, for the record; `python -m toolkit.cli` counts as `toolkit`."""
+    return shlex.join(["toolkit", *sys.argv[1:]])

@@ -62,7 +62,11 @@ def train_run(
 
     from .plots import loss_curve, reconstruction_grid
 
+    card, learners = prepared.card, len(prepared.rows("unlabelled"))
     write_run(out, prepared, data, command)
+    progress.say(
+        f"stage 1: VQ-VAE on {learners:,} unlabelled images of {card.image.size} px, {card.train.epochs} epochs"
+    )
     folder = out / "stage1"
     metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
     loss_curve(folder / "history.csv", folder / "loss.png")

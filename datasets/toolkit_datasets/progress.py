@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+LINE_EVERY = 30.0  # seconds between two lines of progress in a log
 
 
 class Bar(Protocol):
@@ -51,20 +54,47 @@ class Silent:
 SILENT = Silent()
 
 
+class _LineBar:
+    """A bar for logs: a line of its own now and then, and nothing for short work."""
+
+    def __init__(self, title: str, total: int, unit: str, say: Callable[[str], None]) -> None:
+        self._title, self._total, self._unit, self._say = title, total, unit, say
+        self._done, self._remark = 0, ""
+        self._began = self._last = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        """Count, and say so if the last line is `LINE_EVERY` seconds old."""
+        self._done += n
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY:
+            self._last = now
+            rate = self._done / (now - self._began)
+            left = (self._total - self._done) / rate
+            self._say(
+                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left"
+                + (f"; {self._remark}" if self._remark else "")
+            )
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Remember the remark for the next line."""
+        self._remark = s
+
+
 class Terminal:
-    """Bars and lines on stderr (stdout stays free for data); bars only where someone watches or `force` is set."""
+    """Progress on stderr (stdout stays free for data): bars where someone watches, else a line now and then."""
 
     def __init__(self, *, bars: bool | None = None) -> None:
         self.bars = sys.stderr.isatty() if bars is None else bars
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[Bar]:
-        """Open a tqdm bar with rate and time left."""
+        """Open a bar with rate and time left."""
+        if not self.bars:
+            yield _LineBar(title, total, unit, self.say)
+            return
         from tqdm import tqdm
 
-        with tqdm(
-            total=total, desc=title, unit=f" {unit}", disable=not self.bars, file=sys.stderr, dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=total, desc=title, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True) as bar:
             yield bar
 
     def say(self, line: str) -> None:

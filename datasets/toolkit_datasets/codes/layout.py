@@ -52,9 +52,7 @@ class Level:
 
     @property
     def bits(self) -> float:
-        """Bits of one image's codes at this level, R h w log2 K; float32 latents count 32 bits a number."""
-        if not self.codes:
-            return 32.0 * self.dim * self.height * self.width
+        """Bits of one image's codes at this level, R h w log2 K."""
         return self.depth * self.height * self.width * math.log2(self.codes)
 
     def shape(self, content: str) -> tuple[int, ...]:
