@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -139,9 +138,12 @@ def encode_random_images(n: int, folder: Path) -> None:
     samples = pd.DataFrame(table, dtype=object)
     mapped = np.load(folder / "x.npy", mmap_mode="r")
     prepared = Prepared(card, samples, mapped, pd.DataFrame(), "random", 0)
+    (folder / "model").mkdir()
     save_model(folder / "model", build(card, seed=0), card, {}, settings={})
     encode(folder / "model", prepared, np.arange(n), folder / "codes", format="npy", content="vectors")
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not ru_maxrss, which a child inherits from its parent.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) / 1024)
 
 
 def bundled_pictures(folder: Path) -> Path:
@@ -177,11 +179,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         pictures = arguments.data or bundled_pictures(Path(folder))
+        source = "the folder given with --data" if arguments.data else "crops of scikit-learn's two photographs"
         rows = [decoding(pictures), *(nearest_code(k) for k in (256, 512, 1024, 4096)), encoding_memory()]
     page = [
         "# Benchmarks\n",
         f"Written by `make bench` on {date.today().isoformat()}: {machine()}. Each ratio is other / ours (memory: "
-        f"ours / other), the median of {REPEATS} alternating repeats with the range; above 1 is faster.\n",
+        f"ours / other), the median of {REPEATS} alternating repeats with the range; above 1 is "
+        f"faster. Pictures: {source}.\n",
         "| what | ours | other | ratio |",
         "|---|---|---|---|",
         *rows,

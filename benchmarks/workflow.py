@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -85,6 +86,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out, data = arguments.out, arguments.data
     whole, steps = out / "run", out / "steps"
+    shutil.rmtree(out / "npy", ignore_errors=True)  # a finished store of the same codes would be left as it is
+    (out / "codes.h5").unlink(missing_ok=True)
     rows = [
         measured("run", "cats-vs-dogs", "--data", data, "--out", whole, "--overwrite", cache=out / "cache"),
         measured("train", "cats-vs-dogs", "--data", data, "--out", steps, "--overwrite", cache=out / "cache"),

@@ -23,8 +23,10 @@ from toolkit_datasets.card import Card
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
+from .checkpoint import DESCRIPTION, describe
 from .model import VQVAE
 
+RESUME_ADVICE = "Resume with the old ones, or start afresh with --overwrite or in another --out folder."
 NAME = "last.training.safetensors"
 FORMAT = "vqvae-toolkit training 1"
 
@@ -64,7 +66,26 @@ def settings_of(card: Card, prepared: Prepared) -> dict[str, Any]:
     return {"seed": card.seed, **flat, "unlabelled images": hashlib.sha256(names.encode()).hexdigest()[:16]}
 
 
-def check_settings(now: Mapping[str, Any], then: Mapping[str, Any], *, origin: Path) -> None:
+def check_belongs(prepared: Prepared, folder: Path, *, advice: str = RESUME_ADVICE) -> None:
+    """Refuse a dataset that is not the one which the training in `folder`, finished or not, has learned from.
+
+    Raises:
+        ToolkitError: naming each setting that differs, and `advice`.
+    """
+    if (folder / DESCRIPTION).exists():
+        path, then = folder / DESCRIPTION, describe(folder)["settings"]
+    elif (folder / NAME).exists():
+        path = folder / NAME
+        with safe_open(path, framework="pt") as file:
+            then = json.loads((file.metadata() or {}).get("settings", "{}"))
+    else:
+        return
+    check_settings(settings_of(prepared.card, prepared), then, origin=path, advice=advice)
+
+
+def check_settings(
+    now: Mapping[str, Any], then: Mapping[str, Any], *, origin: Path, advice: str = RESUME_ADVICE
+) -> None:
     """Refuse to go on under other settings: the result would be that of no card at all.
 
     Raises:
@@ -73,10 +94,7 @@ def check_settings(now: Mapping[str, Any], then: Mapping[str, Any], *, origin: P
     different = [key for key in {**now, **then} if now.get(key) != then.get(key)]
     if different:
         details = "; ".join(f"{key} was {then.get(key)!r} and is now {now.get(key)!r}" for key in different)
-        raise ToolkitError(
-            f"{origin} belongs to a training with other settings: {details}. "
-            "Resume with the old ones, or start afresh with --overwrite or in another --out folder."
-        )
+        raise ToolkitError(f"{origin} belongs to a training with other settings: {details}. {advice}")
 
 
 def save_state(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> Res
     arguments = [str(word) for word in words] + [w for s in sets or [] for w in ("--set", s)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == code, f"toolkit {' '.join(arguments)}\n{result.output}\n{result.exception!r}"
-    assert code == 0 or "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), "an error must not be a traceback"
     return result
 
 
@@ -154,6 +156,72 @@ def _labelled(root: Path, write: Write) -> Path:
     return write(root / "mine", [f"{label}/{i}.png" for i in range(60) for label in ("oak", "elm")])
 
 
+def test_only_a_code_store_is_ever_replaced(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_text("precious")
+    for place in (tmp_path / "photos", done):
+        error = toolkit("encode", done, "--out", place, "--overwrite", code=1)
+        assert "no code store" in error.output
+    assert (tmp_path / "photos" / "mine.jpg").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    toolkit("encode", done, "--out", tmp_path / "empty")
+    toolkit("probe", done / "codes", "--out", done, code=1)
+    assert "stage1" in results(done)
+
+
+def test_codes_of_changed_data_are_refused(tmp_path: Path, write_pictures: Write) -> None:
+    data = _labelled(tmp_path, write_pictures)
+    toolkit("train", "folder", "--data", data, "--out", tmp_path / "run", sets=_TINY)
+    record = (tmp_path / "run" / "card.toml").read_text()
+    toolkit("train", "folder", "--data", data, "--out", tmp_path / "run", "--resume", "--seed", 1, sets=_TINY, code=1)
+    toolkit("prepare", "folder", "--data", data, "--out", tmp_path / "run", "--seed", 1, code=1)
+    assert (tmp_path / "run" / "card.toml").read_text() == record, "a refused command changes nothing"
+    toolkit("encode", tmp_path / "run", "--out", tmp_path / "codes")
+    shutil.copy(data / "oak" / "3.png", data / "oak" / "4.png")
+    assert "not the ones that were encoded" in toolkit("probe", tmp_path / "codes", "--data", data, code=1).output
+    for i in range(20):
+        (data / "oak" / f"{i}.png").unlink()
+    assert "changed since the training" in toolkit("encode", tmp_path / "run", code=1).output
+
+
+def test_a_resumed_run_takes_new_settings_of_the_probe(done: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(done, tmp_path / "run"))
+    toolkit("run", "digits", "--out", copy, "--resume", sets=[*SIZES, *PROBE, "probe.features=mean"])
+    assert results(copy)["probe"]["features"] == "mean"
+
+
+def test_prepare_then_train_into_the_same_folder(tmp_path: Path, write_pictures: Write) -> None:
+    data = _labelled(tmp_path, write_pictures)
+    toolkit("prepare", "folder", "--data", data, "--out", tmp_path / "run")
+    toolkit("train", "folder", "--data", data, "--out", tmp_path / "run", sets=_TINY)
+
+
+def test_what_cannot_be_split_is_described_all_the_same(tmp_path: Path, write_pictures: Write) -> None:
+    data = write_pictures(tmp_path / "few", [f"{label}.{i}.jpg" for i in range(9) for label in ("cat", "dog")])
+    output = toolkit("datasets", "cats-vs-dogs", "--data", data, code=1).output
+    assert "cat 9, dog 9" in output
+    assert "split.unlabelled wants 5,000" in output
+
+
+def test_the_probe_does_without_torch(done: Path, tmp_path: Path) -> None:
+    block = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "torch":
+            raise ImportError("blocked")
+sys.meta_path.insert(0, NoTorch())
+from toolkit.cli import main
+main()
+"""
+    command = [sys.executable, "-c", block, "probe", str(done / "codes"), "--out", str(tmp_path / "p")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found, whole = results(tmp_path / "p"), results(done)
+    assert set(found["baselines"]) == {"majority", "pixels", "hog"}
+    assert found["probe"] == whole["probe"]
+
+
 def test_images_without_labels_train_stage_1_and_still_give_a_report(tmp_path: Path, write_pictures: Write) -> None:
     data = write_pictures(tmp_path / "flat", [f"{i}.png" for i in range(60)])
     shown = toolkit("run", "folder", "--data", data, "--out", tmp_path / "run", sets=_TINY)
@@ -210,6 +278,7 @@ def test_prepare_decodes_and_a_dry_run_only_talks(tmp_path: Path, write_pictures
         (["probe", "nowhere"], ["nowhere", "toolkit encode"]),
         (["predict", "nowhere", "nowhere"], ["nowhere"]),
         (["decode", "nowhere", "--out", "x"], ["nowhere"]),
+        (["datasets", "digits", "--sheet", "/proc/nowhere/x.png"], ["/proc/nowhere"]),
     ],
 )
 def test_mistakes_get_one_clear_line(
@@ -219,7 +288,7 @@ def test_mistakes_get_one_clear_line(
     output = toolkit(*words, code=1).output
     for word in said:
         assert word in output
-    assert output.startswith("Error: ")
+    assert output.strip().splitlines()[-1].startswith("Error: ")
 
 
 def test_an_unwritable_output_folder(tmp_path: Path) -> None:

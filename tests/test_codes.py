@@ -173,6 +173,16 @@ def test_other_codes_are_replaced_only_on_demand(name: str, tmp_path: Path) -> N
     assert open_codes(tmp_path / name).info.model_hash == "another model"
 
 
+def test_a_damaged_store_is_mended_by_overwriting_it(tmp_path: Path) -> None:
+    data = store(tmp_path / "codes", info("indices"))
+    (tmp_path / "codes" / "03_cat.npy").unlink()
+    store(tmp_path / "codes", info("indices"))  # the store counts as finished, and is left alone
+    with pytest.raises(ToolkitError, match="--overwrite"):
+        open_codes(tmp_path / "codes").indices("codes")
+    store(tmp_path / "codes", info("indices"), overwrite=True)
+    assert (open_codes(tmp_path / "codes").indices("codes") == data["codes"]).all()
+
+
 def test_an_unfinished_store_of_another_model_is_not_carried_on(tmp_path: Path) -> None:
     books, data = arrays(info("indices"), 11)
     manifest = manifest_of(samples(11), np.arange(11))

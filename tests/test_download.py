@@ -106,31 +106,47 @@ def test_a_whole_file_is_fetched_once(site: Site, tmp_path: Path) -> None:
     assert len(site.asked) == 1
 
 
+class Watching:
+    """Progress, and its own only bar, that note what they are told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, str]] = []
+        self.counted: list[int] = []
+
+    def bar(self, title: str, total: int, unit: str) -> Watching:
+        self.seen.append((title, total, unit))
+        return self
+
+    def say(self, line: str) -> None: ...
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, n: int = 1) -> None:
+        self.counted.append(n)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...
+
+
 def test_progress_counts_every_mebibyte(site: Site, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, str]] = []
-    counted: list[int] = []
+    watching = Watching()
+    fetch(site.url, sha(CONTENT), tmp_path, progress=watching)
+    assert watching.seen == [("downloading set.bin", 3, "MiB")]
+    assert sum(watching.counted) == len(CONTENT) >> 20
 
-    class Bar:
-        def __enter__(self) -> Bar:
-            return self
 
-        def __exit__(self, *_: object) -> None: ...
-
-        def update(self, n: int = 1) -> None:
-            counted.append(n)
-
-        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None: ...
-
-    class Watching:
-        def bar(self, title: str, total: int, unit: str) -> Bar:
-            seen.append((title, total, unit))
-            return Bar()
-
-        def say(self, line: str) -> None: ...
-
-    fetch(site.url, sha(CONTENT), tmp_path, progress=Watching())
-    assert seen == [("downloading set.bin", 3, "MiB")]
-    assert sum(counted) == len(CONTENT) >> 20
+@pytest.mark.parametrize("name", ["set.zip", "set.tar"])
+def test_progress_adds_up_over_small_members(tmp_path: Path, name: str) -> None:
+    small = {f"{i}.bin": CONTENT[:300_000] for i in range(10)}
+    if name == "set.zip":
+        archive = zipped(tmp_path, small)
+    else:
+        archive = tarred(tmp_path, [(key, tarfile.REGTYPE, data) for key, data in small.items()], name)
+    watching = Watching()
+    unpack(archive, tmp_path / "out", progress=watching)
+    assert sum(watching.counted) == 3_000_000 >> 20
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(site: Site, tmp_path: Path) -> None:
@@ -393,6 +409,16 @@ def test_obtain_carries_on_in_a_folder_that_it_has_begun(site: Site, tmp_path: P
     assert site.asked[0]["range"] == "bytes=40-"
 
 
+def test_obtain_brings_back_deleted_files(site: Site, tmp_path: Path) -> None:
+    archive = zipped(tmp_path, {"1.txt": b"1"})
+    site.files["set.zip"] = archive.read_bytes()
+    url, digest, out = site.url.replace("set.bin", "set.zip"), sha(archive.read_bytes()), tmp_path / "data"
+    obtain(url, digest, out)
+    (out / "1.txt").unlink()
+    obtain(url, digest, out)
+    assert files_in(out) == {"1.txt": b"1"}
+
+
 # torchvision
 
 
@@ -514,6 +540,15 @@ def test_the_pet_card_keeps_the_publishers_test_set_apart(tmp_path: Path, monkey
     test = prepared.samples[prepared.samples["split"] == "test"]
     assert test["id"].str.startswith("test/").all()
     assert set(test["label"]) == {"Cat", "Dog"}
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_damaged_picture_of_torchvision_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    known = pets(tmp_path)
+    row = 2  # not among the pictures that are opened to check the labels
+    (tmp_path / "oxford-iiit-pet" / "images" / f"{known['trainval'][row][0]}.jpg").write_bytes(b"no picture")
+    prepared = prepare(load_card("oxford-pet", ["split.unlabelled=10", "image.size=16"]), tmp_path)
+    assert prepared.skipped["status"].to_dict() == {row: "not an image, or of an unknown format"}
 
 
 def test_a_card_with_an_address_fetches_its_images_first(

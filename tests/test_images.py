@@ -83,6 +83,17 @@ def test_fit_crops_pads_or_squashes(tmp_path: Path) -> None:
     assert squash[0, 3:5].min() > 240
 
 
+def test_a_padded_panorama_never_stands_on_a_square_of_its_own_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(Image.new("L", (4000, 50), 255), tmp_path / "x.png")
+    sizes, new = [], Image.new
+    monkeypatch.setattr(Image, "new", lambda mode, size, *rest: sizes.append(size) or new(mode, size, *rest))
+    pixels = decode_file(path, Geometry(size=8, channels=1, fit="pad")).pixels[..., 0]
+    assert max(map(max, sizes), default=0) <= 8
+    assert np.sort(pixels.max(axis=1)).tolist() == [0] * 7 + [255], "one line of it is left, on black"
+
+
 def test_a_large_jpeg_decodes_like_a_small_one(tmp_path: Path) -> None:
     gradient = np.linspace(0, 255, 2048).astype(np.uint8)
     path = save(Image.fromarray(np.tile(gradient, (2048, 1))), tmp_path / "x.jpg", quality=95)

@@ -1,11 +1,16 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from toolkit_datasets.card import load_card
+from toolkit_datasets.codes import file_names
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.images import Unreadable
+from toolkit_datasets.prepare import prepare
 from toolkit_datasets.samples import natural_key, scan_images
+from toolkit_datasets.sources import Digits
 
 Write = Callable[[Path, list[str]], Path]
 
@@ -52,6 +57,29 @@ def test_hidden_and_foreign_files_are_counted_and_left_alone(tmp_path: Path, wri
     assert scan.ignored == 3
 
 
+def test_a_dangling_link_is_a_skipped_sample(tmp_path: Path, write_pictures: Write) -> None:
+    write_pictures(tmp_path, [f"{i}.png" for i in range(4)])
+    (tmp_path / "x.png").symlink_to(tmp_path / "nowhere")
+    prepared = prepare(load_card("folder"), tmp_path, split=False)
+    assert dict(prepared.skipped[["path", "status"]].to_numpy()) == {
+        "x.png": "cannot be read: No such file or directory"
+    }
+
+
+def test_a_damaged_picture_of_a_bundled_set_is_unreadable(tmp_path: Path) -> None:
+    digits = Digits(load_card("digits"), None)
+    digits._images = digits._images.astype(object)  # which Pillow refuses with a TypeError
+    with pytest.raises(Unreadable, match="damaged"):
+        digits.decode("0000")
+
+
+def test_no_picture_takes_the_name_of_the_stores_codebook(tmp_path: Path, write_pictures: Write) -> None:
+    scan = scan_images(write_pictures(tmp_path, ["Codebook.png", "b.png"]), load_card("folder"))
+    names = dict(zip(scan.samples["id"], file_names(scan.samples), strict=True))
+    assert names["b"] == "b.npy"
+    assert re.fullmatch(r"Codebook-[0-9a-f]{8}\.npy", names["Codebook"])
+
+
 def test_ids_keep_their_suffix_only_where_two_would_collide(tmp_path: Path, write_pictures: Write) -> None:
     scan = scan_images(write_pictures(tmp_path, ["a/1.png", "a/1.jpg", "a/2.png", "a.b/3.png"]), load_card("folder"))
     assert sorted(scan.samples["id"]) == ["a.b/3", "a/1.jpg", "a/1.png", "a/2"]
@@ -59,7 +87,7 @@ def test_ids_keep_their_suffix_only_where_two_would_collide(tmp_path: Path, writ
 
 def test_a_table_labels_by_id_path_name_or_stem(tmp_path: Path, write_pictures: Write) -> None:
     data = write_pictures(tmp_path / "d", ["x/1.png", "x/2.png", "y/3.png", "y/4.png", "y/5.png"])
-    (tmp_path / "t.csv").write_text("File;Class\nx/1;oak\nx/2.png;elm\n3.png;oak\n4;elm\nghost.png;oak\n")
+    (tmp_path / "t.csv").write_text("\ufeffFile;Class\nx/1;oak\nx/2.png;elm\n3.png;oak\n4;elm\nghost.png;oak\n")
     scan = scan_images(data, load_card("folder"), tmp_path / "t.csv")
     assert scan.samples["label"].tolist() == ["oak", "elm", "oak", "elm", ""]
     assert scan.notes == ("1 rows of t.csv match no file",)

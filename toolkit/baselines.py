@@ -38,9 +38,13 @@ def image_baselines(
     if "hog" in settings.baselines:
         out["hog"] = _filled(judged, lambda part: hog_features(images[rows[part]]), len(rows), "hog", progress)
     if "random" in settings.baselines:
-        from stage1_vqvae.encode import random_codes
         from stage2_probe.features import features
 
+        try:
+            from stage1_vqvae.encode import random_codes
+        except ImportError:
+            progress.say("note: without torch there is no untrained encoder to compare with")
+            return out
         learners = rows[np.flatnonzero(splits == "unlabelled")]
         indices, codebook = random_codes(
             prepared.card,
@@ -116,4 +120,13 @@ def _rows_in(prepared: Prepared, codes: Codes) -> NDArray[np.int64]:
             f"{missing[0]!r}: "
             "give the folder that was encoded with --data, or leave --data out to do without image baselines"
         )
-    return np.array([places[pair] for pair in wanted], np.int64)
+    rows = np.array([places[pair] for pair in wanted], np.int64)
+    same = prepared.samples["sha256"].to_numpy()[rows] == codes.manifest["sha256"].to_numpy()
+    good = prepared.samples["status"].to_numpy()[rows] == "ok"
+    if not (same & good).all():
+        first = codes.manifest["path"].iat[int(np.flatnonzero(~(same & good))[0])]
+        raise ToolkitError(
+            f"{int((~(same & good)).sum())} files in {prepared.origin} are not the ones that were encoded, such as "
+            f"{first!r}: give the folder that was encoded with --data"
+        )
+    return rows

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from toolkit_datasets.errors import ToolkitError
+
 from . import options
 from .options import Console, Input
 
@@ -108,7 +110,11 @@ def datasets(
         console.show(text)
         console.data(listing)
         return
-    prepared = images.open(card, console)
+    problem = None
+    try:
+        prepared = images.open(card, console)
+    except ToolkitError as error:  # what cannot be split can still be described
+        problem, prepared = error, images.open(card, console, split=False)
     found = describe(prepared)
     console.show(described_text(found, prepared))
     console.data(found)
@@ -117,6 +123,8 @@ def datasets(
 
         write_sheet(prepared, sheet)
         console.show(f"contact sheet: {sheet}")
+    if problem:
+        raise problem
 
 
 @main.command()
@@ -142,7 +150,7 @@ def prepare(
 
     prepared = images.open(card, console)
     if out:
-        check_out(out, resume=True, overwrite=False)
+        check_out(out, resume=False, overwrite=False)
         write_run(out, prepared, images.where, options.typed_command())
     console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card.name} …")
     console.data(describe(prepared))
@@ -240,6 +248,8 @@ def encode(
     from .pipeline import encode_run, open_data, run_data
 
     card, where, new = run_data(run, data, labels)
+    if new and out is None:
+        raise click.UsageError("--data needs --out: the run's own codes belong in the run folder, new ones do not")
     prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=console.progress)
     form: Literal["npy", "h5"] = format_ or ("h5" if out and out.suffix in (".h5", ".hdf5") else card.encode.format)
     out = out or run / ("codes.h5" if form == "h5" else "codes")
@@ -323,11 +333,12 @@ def predict(console: Console, probe: Path, codes: Path, out: Path | None) -> Non
               toolkit predict runs/cats/probe holiday-codes/ --out labels.csv
     """
     from stage2_probe.predict import predict as predict_codes
-    from toolkit_datasets.atomic import replacing
+    from toolkit_datasets.atomic import output_folder, replacing
     from toolkit_datasets.codes import open_codes
 
     table = predict_codes(probe, open_codes(codes))
     if out:
+        output_folder(out.parent)
         with replacing(out) as temporary:
             table.to_csv(temporary, index=False)
         console.show(f"{len(table):,} predictions in {out}")

@@ -43,28 +43,33 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; what is done is kept: the same command with --resume goes on", err=True)
+            click.echo(f"\ninterrupted; what is done is kept: {self._again(ctx)} goes on", err=True)
             ctx.exit(INTERRUPTED)
         except (ToolkitError, OSError) as error:
-            message = explained(error)
-            if ctx.params.get("debug") or message is None:
+            if ctx.params.get("debug"):
                 raise
-            raise click.ClickException(message) from None
+            raise click.ClickException(explained(error, again=self._again(ctx))) from None
+
+    def _again(self, ctx: click.Context) -> str:
+        """How to go on after a stop, for the command that was running."""
+        command = self.commands.get(ctx.invoked_subcommand or "")
+        names = {option for parameter in command.params for option in parameter.opts} if command else set()
+        return "the same command with --resume" if "--resume" in names else "the same command again"
 
 
-def explained(error: Exception) -> str | None:
-    """The error in a user's words; None where it is a defect of the toolkit."""
+def explained(error: ToolkitError | OSError, *, again: str) -> str:
+    """The error in a user's words; `again` says how to go on."""
     if isinstance(error, ToolkitError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if error.errno in NO_ROOM:
         where = f" while writing {error.filename}" if error.filename else ""
         return (
             f"no room left on the disk{where} ({error.strerror}). Nothing finished is lost: free some space or choose "
-            "another --out (decoded images go to the folder that TOOLKIT_CACHE names), then run it again with --resume."
+            f"another --out (decoded images go to the folder that TOOLKIT_CACHE names); then {again} goes on."
         )
-    if isinstance(error, OSError) and error.errno in NO_ACCESS:
+    if error.errno in NO_ACCESS:
         return f"no permission for {error.filename}: {error.strerror}. Change it, or choose another folder with --out."
-    return None
+    return f"{error.filename or 'the system'}: {error.strerror or error}. Check the path."
 
 
 class Console:
@@ -140,11 +145,13 @@ class Input:
     workers: int | None
     fail_fast: bool
 
-    def open(self, card: Card, console: Console) -> Prepared:
+    def open(self, card: Card, console: Console, *, split: bool = True) -> Prepared:
         """Scan, decode and split."""
         from .pipeline import open_data
 
-        return open_data(card, self.where, fail_fast=self.fail_fast, workers=self.workers, progress=console.progress)
+        return open_data(
+            card, self.where, split=split, fail_fast=self.fail_fast, workers=self.workers, progress=console.progress
+        )
 
     @property
     def where(self) -> Data:

@@ -21,6 +21,10 @@ from toolkit_datasets.progress import Progress
 
 from .runs import Data, check_out, clear, read_run, write_run
 
+CHANGED = (
+    "The images or labels changed since the training, so images that it learned from could end up in the test split. "
+    "Restore them, or encode them as new ones with --data DIR --out CODES."
+)
 ENCODED = ("unlabelled", "labelled", "test")  # the splits that are encoded; `unused` ones only on demand
 
 
@@ -59,15 +63,18 @@ def train_run(
 ) -> dict[str, Any]:
     """Stage 1: train into `out/stage1`, with plots; returns the metrics."""
     from stage1_vqvae.train import train
+    from stage1_vqvae.training_state import check_belongs
 
     from .plots import loss_curve, reconstruction_grid
 
     card, learners = prepared.card, len(prepared.rows("unlabelled"))
+    folder = out / "stage1"
+    if resume:  # before the record of the run is written anew
+        check_belongs(prepared, folder)
     write_run(out, prepared, data, command)
     progress.say(
         f"stage 1: VQ-VAE on {learners:,} unlabelled images of {card.image.size} px, {card.train.epochs} epochs"
     )
-    folder = out / "stage1"
     metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
     loss_curve(folder / "history.csv", folder / "loss.png")
     reconstruction_grid(folder / "examples.npz", folder / "reconstructions.png")
@@ -87,7 +94,10 @@ def encode_run(
 ) -> Codes:
     """Freeze: write the codes of the run's images (or of new ones) to `out`."""
     from stage1_vqvae.encode import encode
+    from stage1_vqvae.training_state import check_belongs
 
+    if not (prepared.samples["split"] == "new").any():
+        check_belongs(prepared, run / "stage1", advice=CHANGED)
     rows = prepared.rows("new") if (prepared.samples["split"] == "new").any() else prepared.rows(*ENCODED)
     return encode(
         run / "stage1",
@@ -106,6 +116,7 @@ def probe_run(
     codes_path: Path,
     out: Path,
     *,
+    card: Card | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
     data: Data,
@@ -115,12 +126,15 @@ def probe_run(
 ) -> dict[str, Any]:
     """Stage 2: draws, baselines, scores; writes and returns what `results.json` of the probe holds.
 
-    Baselines that need the images are computed where `data` has a folder, or the card's images are bundled.
+    `card` goes before the one that the store was made with. Baselines that need the images are computed where
+    `data` has a folder, or the card's images are bundled.
     """
     from stage2_probe.probe import probe
 
+    if (out / "run.json").is_file():
+        raise ToolkitError(f"{out} is a run folder, whose results would be lost: choose another --out, or leave it out")
     codes = open_codes(codes_path)
-    card = card_from(codes.info.card, overrides, seed=seed, origin=f"card of {codes_path}")
+    card = card or card_from(codes.info.card, overrides, seed=seed, origin=f"card of {codes_path}")
     images: dict[str, Any] = {}
     if card.probe.baselines and (data.folder is not None or card.source.kind == "builtin"):
         from .baselines import image_baselines
@@ -164,14 +178,16 @@ def run_all(
         format=card.encode.format,
         content=card.encode.content,
         device=device,
-        overwrite=True,
+        overwrite=False,  # an old run is cleared by now, and a resumed one goes on
         progress=progress,
     )
     results = {**about_run(prepared, command), "stage1": without_counts(metrics)}
     if why_not:
         results["probe_skipped"] = why_not
     else:
-        results |= probe_run(store, out / "probe", data=data, device=device, workers=workers, progress=progress)
+        results |= probe_run(
+            store, out / "probe", card=card, data=data, device=device, workers=workers, progress=progress
+        )
     write_json(out / "results.json", results)
     write_report(out, prepared)
     return results, prepared
@@ -265,8 +281,11 @@ def run_data(run: Path, new: Path | None, labels: Path | None) -> tuple[Card, Da
     """Card and data for encoding: those of the run, or a new folder with the run's preprocessing (third value True)."""
     card, data = read_run(run)
     if new is None:
+        if labels is not None:
+            raise ToolkitError("--labels labels new images: give them with --data, or train again with the table")
         return card, data, False
+    source, names = card.source.model_copy(update={"url": ""}), card.labels.model_copy(update={"table": ""})
     if card.source.kind != "images":  # bundled or library images say nothing of how to read a folder
         plain = load_card("folder")
-        card = card.model_copy(update={"source": plain.source, "labels": plain.labels})
-    return card, Data(new, labels), True
+        source, names = plain.source, plain.labels
+    return card.model_copy(update={"source": source, "labels": names}), Data(new, labels), True

@@ -23,6 +23,7 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
 OWN = ("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "results.json", "report.html")
+DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
         ToolkitError: a run is there and neither `resume` nor `overwrite` was given; or the folder cannot be written to.
     """
     there = [name for name in OWN if (out / name).exists()]
+    if set(there) <= set(DESCRIBED):  # `toolkit prepare` was here: nothing to lose
+        there = []
     if there and not (resume or overwrite):
         raise ToolkitError(
             f"{out} already holds a run ({', '.join(there)}): give --resume to go on with it, "

@@ -73,7 +73,13 @@ def decoded(
     Raises:
         ToolkitError: an image did not decode and `fail_fast` is on.
     """
-    folder = output_folder(cache_folder())
+    try:
+        folder = output_folder(cache_folder())
+    except ToolkitError:
+        raise ToolkitError(
+            f"decoded images cannot be kept in {cache_folder()}: it cannot be written to. "
+            "Name a folder that can in the environment variable TOOLKIT_CACHE"
+        ) from None
     key = _key(names, stamps, geometry, origin)
     array, table = folder / f"{key}.npy", folder / f"{key}.csv"
     with _locked(folder / f"{key}.lock"):

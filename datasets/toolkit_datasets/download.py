@@ -56,7 +56,10 @@ def obtain(url: str, sha256: str, folder: Path, *, progress: Progress | None = N
     visible = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if visible and not store.exists():
         return
-    unpack(fetch(url, sha256, store, progress=progress), folder, progress=progress)
+    archive = fetch(url, sha256, store, progress=progress)
+    if not visible:  # the marker of an earlier unpacking says nothing once its files are deleted
+        _marker(archive, folder).unlink(missing_ok=True)
+    unpack(archive, folder, progress=progress)
     shutil.rmtree(store, ignore_errors=True)
 
 
@@ -123,7 +126,7 @@ def unpack(archive: Path, folder: Path, *, limit: int | None = None, progress: P
             another file already in the place of a member; a full disk.
     """
     progress = progress or Silent()
-    digest, marker = _digest(archive), folder / f".{archive.name}.unpacked"
+    digest, marker = _digest(archive), _marker(archive, folder)
     if marker.is_file() and marker.read_text(encoding="utf-8").strip() == digest:
         return folder
     limit = max(BOMB_FLOOR, BOMB_RATIO * archive.stat().st_size) if limit is None else limit
@@ -232,10 +235,15 @@ def _forget(partial: Path) -> None:
     partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
 
 
+def _marker(archive: Path, folder: Path) -> Path:
+    return folder / f".{archive.name}.unpacked"
+
+
 def _unpack_zip(archive: Path, staging: Path, limit: int, bar: Bar) -> None:
     with zipfile.ZipFile(archive) as file:
         members = file.infolist()
         _bounded(archive, sum(member.file_size for member in members), limit)
+        done = 0
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -245,12 +253,12 @@ def _unpack_zip(archive: Path, staging: Path, limit: int, bar: Bar) -> None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             with file.open(member) as source:  # reads no more than file_size, and checks the CRC
-                _write(source, target, bar)
+                done = _write(source, target, bar, done)
 
 
 def _unpack_tar(archive: Path, staging: Path, limit: int, bar: Bar) -> None:
     with tarfile.open(archive, "r:*") as file:
-        total = 0
+        total = done = 0
         for member in file:
             if not (member.isreg() or member.isdir()):
                 raise ToolkitError(f"{archive}: {member.name!r} is a link or a device: nothing was unpacked")
@@ -263,7 +271,7 @@ def _unpack_tar(archive: Path, staging: Path, limit: int, bar: Bar) -> None:
             checked = tarfile.data_filter(member, str(staging))  # the library's own check as a second lock
             source = file.extractfile(checked)
             assert source is not None
-            _write(source, target, bar)
+            done = _write(source, target, bar, done)
 
 
 def _inside(archive: Path, staging: Path, name: str) -> Path:
@@ -274,14 +282,15 @@ def _inside(archive: Path, staging: Path, name: str) -> Path:
     return staging / path
 
 
-def _write(source: IO[bytes], target: Path, bar: Bar) -> None:
+def _write(source: IO[bytes], target: Path, bar: Bar, done: int) -> int:
+    """Write one member; `done` bytes of the archive were written before it, the sum after it is returned."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
-        written = 0
         while block := source.read(BLOCK):
             file.write(block)
-            bar.update((written + len(block)) // BLOCK - written // BLOCK)
-            written += len(block)
+            bar.update((done + len(block)) // BLOCK - done // BLOCK)
+            done += len(block)
+    return done
 
 
 def _bounded(archive: Path, total: int, limit: int) -> None:

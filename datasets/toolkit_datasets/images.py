@@ -6,8 +6,10 @@ grey with 8 bits, the right way up. What cannot be decoded raises `Unreadable` w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,9 +55,15 @@ def decode_file(path: Path, wanted: cards.Image) -> Decoded:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from None
     if not data:
         raise Unreadable("the file is empty")
+    with reasons(), Image.open(io.BytesIO(data)) as image:
+        return decode_image(image, wanted, sha256=hashlib.sha256(data).hexdigest())
+
+
+@contextlib.contextmanager
+def reasons() -> Iterator[None]:
+    """Turn whatever Pillow raises while one picture is opened and decoded into `Unreadable` with the reason."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return decode_image(image, wanted, sha256=hashlib.sha256(data).hexdigest())
+        yield
     except Image.DecompressionBombError as error:
         raise Unreadable(f"refused as a decompression bomb: {error}") from None
     except UnidentifiedImageError:
@@ -68,7 +76,7 @@ def decode_image(image: Image.Image, wanted: cards.Image, *, sha256: str = "") -
     """Decode and fit an open Pillow image; `sha256` is that of its file, where there is one.
 
     Raises:
-        Unreadable: it claims too many pixels. Damage raises whatever Pillow raises.
+        Unreadable: it claims too many pixels. Damage raises whatever Pillow raises, see `reasons`.
     """
     mode, (width, height) = image.mode, image.size
     if width * height > MAX_PIXELS:
@@ -91,8 +99,10 @@ def fit(image: Image.Image, wanted: cards.Image) -> NDArray[np.uint8]:
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    elif wanted.fit == "pad":
-        image = ImageOps.pad(image, (max(width, height),) * 2)
+    elif wanted.fit == "pad":  # shrunk before it is padded: the square around a panorama would take gigabytes
+        scale = wanted.size / max(width, height)
+        inner = max(1, round(width * scale)), max(1, round(height * scale))  # `pad` alone would round a line to nothing
+        image = ImageOps.pad(image.resize(inner, Image.Resampling.BILINEAR), size)
     image = image.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(wanted.size, wanted.size, wanted.channels)
 

@@ -69,11 +69,10 @@ class _LineBar:
         if now - self._last >= LINE_EVERY:
             self._last = now
             rate = self._done / (now - self._began)
-            left = (self._total - self._done) / rate
-            self._say(
-                f"{self._title}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left"
-                + (f"; {self._remark}" if self._remark else "")
-            )
+            line = f"{self._title}: {self._done:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"
+            if rate and self._total:
+                line += f", {rate:,.0f}/s, {(self._total - self._done) / rate:,.0f} s left"
+            self._say(line + (f"; {self._remark}" if self._remark else ""))
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         """Remember the remark for the next line."""

@@ -6,6 +6,7 @@ its named groups to the sample: `label`, `number`, `part` (the publisher's own s
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
@@ -105,8 +106,8 @@ def join_labels(samples: pd.DataFrame, table: Path) -> tuple[pd.DataFrame, tuple
         ToolkitError: no such table, columns missing, no row matches, or two rows disagree about one image.
     """
     try:
-        data = pd.read_csv(table, dtype=str, keep_default_na=False, sep=None, engine="python")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        data = pd.read_csv(table, dtype=str, keep_default_na=False, sep=None, engine="python", encoding="utf-8-sig")
+    except (OSError, ValueError, pd.errors.ParserError, csv.Error) as error:
         raise ToolkitError(f"the label table {table} cannot be read as CSV: {error}") from None
     names = {str(column).strip().casefold(): str(column) for column in data.columns}
     file_column = next((names[name] for name in FILE_COLUMNS if name in names), None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .card import Card
 from .errors import ToolkitError
-from .images import Decoded, decode_file, decode_image
+from .images import Decoded, decode_file, decode_image, reasons
 from .progress import Progress
 from .samples import Scan, join_labels, scan_images, table_of
 
@@ -63,9 +63,15 @@ class Folder:
         self.scan = scan_images(root, card, labels)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
-        """Size and time of change of each file."""
-        stats = [(self._root / path).stat() for path in paths]
-        return [f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats]
+        """Size and time of change of each file; "missing" for a dangling link, of which `decode` gives the reason."""
+        return [self._stamp(self._root / path) for path in paths]
+
+    def _stamp(self, path: Path) -> str:
+        try:
+            stat = path.stat()
+        except OSError:
+            return "missing"
+        return f"{stat.st_size}:{stat.st_mtime_ns}"
 
     def decode(self, path: str) -> Decoded:
         """Decode one file."""
@@ -109,7 +115,9 @@ class Digits(Listed):
         """Enlarge one digit."""
         from PIL import Image
 
-        return decode_image(Image.fromarray(self._images[self._row[path]]), self._wanted)
+        row = self._row[path]
+        with reasons():
+            return decode_image(Image.fromarray(self._images[row]), self._wanted)
 
 
 class Torchvision(Listed):
@@ -125,4 +133,6 @@ class Torchvision(Listed):
 
     def decode(self, path: str) -> Decoded:
         """Let torchvision open one image, and fit it."""
-        return decode_image(self._items.image(self._row[path]), self._wanted)
+        row = self._row[path]
+        with reasons():
+            return decode_image(self._items.image(row), self._wanted)

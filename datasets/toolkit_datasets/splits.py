@@ -7,6 +7,7 @@ Rules, in order:
 3. `unlabelled` takes first the images that have no label, then others by rank; their labels are never looked at.
 4. `labelled` (the pool) and `test` take from the rest, in the proportions of the labels there.
 5. Where the publisher fixed a test part, `test` comes from it alone and the other splits never touch it.
+   A unit that straddles the parts keeps its rows in the test part; the others are `unused`.
 """
 
 from __future__ import annotations
@@ -102,15 +103,12 @@ def _units(samples: pd.DataFrame, split: Split, seed: int) -> list[_Unit]:
         if status == "ok":
             members[f"group:{group}" if group else f"sample:{identity}"].append(row)
     labels, parts = samples["label"].to_numpy(), samples["part"].to_numpy()
-    units = [
-        _Unit(
-            rank=rank(seed, name),
-            rows=tuple(rows),
-            label=next((str(labels[row]) for row in rows if labels[row]), ""),
-            part=bool(split.test_part) and any(parts[row] == split.test_part for row in rows),
-        )
-        for name, rows in members.items()
-    ]
+    units = []
+    for name, rows in members.items():
+        judged = [row for row in rows if split.test_part and parts[row] == split.test_part]
+        kept = judged or rows
+        label = next((str(labels[row]) for row in kept if labels[row]), "")
+        units.append(_Unit(rank=rank(seed, name), rows=tuple(kept), label=label, part=bool(judged)))
     return sorted(units, key=lambda unit: unit.rank)
 
 

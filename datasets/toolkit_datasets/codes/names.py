@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 MANIFEST_COLUMNS = ("file", "id", "path", "slice", "label", "group", "split", "sha256")
 SHARD_ABOVE = 50_000  # files; beyond this one folder grows slow on most file systems
 SHARD_SIZE = 10_000
+RESERVED = "codebook"  # `codebook.npy` is the store's own
 LONGEST = 100  # characters of a name: leaves room under the usual limit of 255 bytes
 
 
@@ -20,7 +21,8 @@ def file_names(samples: pd.DataFrame) -> list[str]:
     """A file name for every row of a sample table, such as `002_cat.npy`.
 
     The name is the number in the source's name, padded to the width of the largest, else the stem; then the slice
-    and the label where there are any. Names that would collide (also where case is ignored) get a short hash of id.
+    and the label where there are any. Names that would collide (where case is
+    ignored, and with `codebook.npy`) get a short hash of id.
     """
     numbers = samples["number"] if "number" in samples else pd.Series("", index=samples.index)
     width = max((len(str(int(number))) for number in numbers if number), default=1)
@@ -30,7 +32,7 @@ def file_names(samples: pd.DataFrame) -> list[str]:
         parts += [f"s{int(piece):03d}"] if piece else []
         parts += [_safe(label)] if label else []
         names.append("_".join(parts)[:LONGEST])
-    seen: dict[str, int] = {}
+    seen = {RESERVED: 1}
     for name in names:
         seen[name.casefold()] = seen.get(name.casefold(), 0) + 1
     return [

@@ -221,7 +221,7 @@ class HDF5Codes(Codes):
             return h5py.File(self.path, "r")
         except OSError as error:
             raise ToolkitError(
-                f"{self.path} is no readable HDF5 file ({error}): was it cut short? Encode again with `toolkit encode`."
+                f"{self.path} is no readable HDF5 file ({error}): was it cut short? Encode again with --overwrite."
             ) from None
 
     def _refuse_outside(self, file: h5py.File) -> None:

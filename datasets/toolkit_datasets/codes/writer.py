@@ -42,7 +42,7 @@ class CodeWriter:
         info: metadata; `info.content` decides what `write` takes.
         manifest: from `manifest_of`, one row for each sample.
         codebooks: level name -> (R, K, D) float32; empty for latents without a codebook.
-        overwrite: replace a finished store of other codes. One of the same codes is left as it is.
+        overwrite: replace a finished store. Otherwise one of the same codes is left as it is.
 
     Raises:
         ToolkitError: a store of other codes is there and `overwrite` is off, or the place cannot be written to.
@@ -61,11 +61,16 @@ class CodeWriter:
         self.path, self.info, self.rows = path, info, len(manifest)
         self._partial = path.with_name(f"{path.name}.partial")
         self._fingerprint = _fingerprint(format, info, manifest)
-        self.finished = _fingerprint_of(path) == self._fingerprint
+        self.finished = not overwrite and _fingerprint_of(path) == self._fingerprint
         if self.finished:
             self.rows_done = self.rows
             return
-        if path.exists() and not overwrite:
+        if not _replaceable(path):
+            raise ToolkitError(
+                f"{path} exists and is no code store, so it is not replaced: choose another --out, such as "
+                f"{path.with_name(path.name + '-codes')}"
+            )
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())) and not overwrite:
             raise ToolkitError(
                 f"{path} exists and holds other codes (another model, other images or another content): "
                 "choose another --out, or give --overwrite to replace it"
@@ -245,6 +250,13 @@ def _fingerprint_of(path: Path) -> str | None:
             return str(json.loads(file.attrs["fingerprint"]))
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _replaceable(path: Path) -> bool:
+    """Nothing, an empty folder, or a code store, whole or damaged. Whatever else it is, is never deleted."""
+    if path.is_dir():
+        return not any(path.iterdir()) or (path / "journal.json").is_file() or (path / "meta.json").is_file()
+    return not path.exists() or h5py.is_hdf5(path) or path.suffix in (".h5", ".hdf5")
 
 
 def _npy_header(row: NDArray[Any]) -> bytes:
