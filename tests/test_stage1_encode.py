@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,6 @@ from toolkit_datasets.card import card_from
 from toolkit_datasets.codes import Codes, CodeWriter, open_codes
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and on a busy machine lose much by waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 N = 90
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -18,15 +16,6 @@ from stage1_vqvae.networks import norm
 from stage1_vqvae.objectives import OBJECTIVES, reconstruct
 from toolkit_datasets.card import Card, card_from
 from toolkit_datasets.errors import ToolkitError
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and on a busy machine lose much by waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def card(size: int = 16, channels: int = 3, **vqvae: object) -> Card:

@@ -27,16 +27,6 @@ from toolkit_datasets.card import Train, card_from
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, and on a busy machine lose much by waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SPLITS = {"unlabelled": 80, "labelled": 12, "test": 20, "unused": 4}
 
 
