@@ -167,6 +167,7 @@ def test_only_a_code_store_is_ever_replaced(done: Path, tmp_path: Path) -> None:
     toolkit("encode", done, "--out", tmp_path / "empty")
     toolkit("probe", done / "codes", "--out", done, code=1)
     assert "stage1" in results(done)
+    assert f"its codes are in {done / 'codes'}" in toolkit("probe", done, "--out", tmp_path / "p", code=1).output
 
 
 def test_codes_of_changed_data_are_refused(tmp_path: Path, write_pictures: Write) -> None:

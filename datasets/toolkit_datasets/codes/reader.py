@@ -37,6 +37,9 @@ def open_codes(path: Path) -> Codes:
     partial = path.with_name(f"{path.name}.partial")
     if partial.exists():
         raise ToolkitError(f"the code store {path} is unfinished: run the same `toolkit encode` again and it goes on")
+    for inner in (path / "codes", path / "codes.h5"):
+        if inner.exists():
+            raise ToolkitError(f"{path} is a run folder; its codes are in {inner}: give that path")
     raise ToolkitError(f"no code store at {path}: write one with `toolkit encode RUN --out {path}`")
 
 
