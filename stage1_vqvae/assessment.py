@@ -14,7 +14,7 @@ from toolkit_datasets.progress import Progress, Silent
 
 from .batches import load, padded
 from .model import VQVAE
-from .reconstruct import Scored, reconstruct, score, summary
+from .reconstruct import CodeCounts, Scored, reconstruct, score, summary
 
 EXAMPLES = 8  # pairs in examples.npz: two rows of a page
 
@@ -26,7 +26,8 @@ def assess(
 
     Returns:
         The quality part of metrics.json (the figures are those of the test images, else of the labelled ones, else of
-        the validation ones; codes are counted over unlabelled, labelled and test images together), and the arrays of
+        the validation ones; codes are counted over unlabelled, labelled and test images together, `codebook_usage` is
+        the lowest of the levels and `perplexity` that of the first), and the arrays of
         examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
     """
     show = progress or Silent()
@@ -38,23 +39,35 @@ def assess(
     with show.bar("evaluate", sum(map(len, unseen.values())) + len(unlabelled) - len(validation), "images") as bar:
         for split, rows in unseen.items():
             scored[split] = score(model, prepared.images, rows, batch_size=size, bar=bar)
-        counts = np.sum([each.code_counts for each in scored.values()], axis=0)
+        counts = CodeCounts(model)
         for part, batch in padded(prepared.images, np.setdiff1d(unlabelled, validation), size, model.mean.device):
             with torch.inference_mode():
-                indices = model.quantize(model.encode(batch)).indices[: len(part)]
-            counts = counts + np.bincount(indices.reshape(-1).cpu().numpy(), minlength=len(counts))
+                counts.add(model.quantize(model.encode(batch)), len(part))
             bar.update(len(part))
+    totals = {
+        name: own + np.sum([each.code_counts[name] for each in scored.values()], axis=0)
+        for name, own in counts.arrays().items()
+    }
 
     splits = {split: summary(each, model) for split, each in scored.items()}
     judged = next(iter(splits))  # the first there is, in the order above
+    levels = {
+        level.name: {
+            "usage": usage(totals[level.name]),
+            "perplexity": perplexity(totals[level.name]),
+            "bits_per_pixel": level.bits / model.size**2,
+        }
+        for level in model.levels
+    }
     metrics = {
         "figures_on": judged,
         **{name: splits[judged][name] for name in ("psnr", "ssim", "normalised_mse")},
         "bits_per_pixel": model.bits_per_pixel,
-        "codebook_usage": usage(counts),
-        "perplexity": perplexity(counts),
+        "codebook_usage": min(level["usage"] for level in levels.values()),
+        "perplexity": levels[model.fine]["perplexity"],
+        "levels": levels,
         "splits": splits,
-        "code_counts": counts.tolist(),
+        "code_counts": {name: array.tolist() for name, array in totals.items()},
     }
     return metrics, examples(prepared, model, unseen[judged], scored[judged])
 
@@ -88,8 +101,11 @@ def usage(counts: np.ndarray) -> float:
 def perplexity(counts: np.ndarray) -> float:
     """exp of the entropy of the codes: how many equally frequent codes would be as hard to guess.
 
+    `counts` (K,), or (R, K) of residual codes, whose mean over depths it then is.
+
     >>> perplexity(np.array([5, 5, 5, 5, 0]))
     4.0
     """
-    share = counts[counts > 0] / counts.sum()
-    return float(np.exp(-(share * np.log(share)).sum()).round(9))
+    shares = np.atleast_2d(counts) / np.sum(counts, axis=-1, keepdims=True)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return float(np.exp(-(shares * logs).sum(-1)).mean().round(9))

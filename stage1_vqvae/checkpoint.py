@@ -21,7 +21,7 @@ from toolkit_datasets.errors import ToolkitError
 from .device import choose_device
 from .model import VQVAE
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 

@@ -1,11 +1,15 @@
-"""Where a codebook starts: on k-means centres of latents gathered over several batches."""
+"""Where codebooks start: on k-means centres of latents gathered over several batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from .batches import load
+from .coarse import shrink
 from .model import VQVAE
 from .quantizer import tokens
 
@@ -13,6 +17,7 @@ POINTS_PER_CODE = 32  # more hardly move the centres
 FEWEST_IMAGES = 64  # so that one image's background does not become the codebook
 LONGEST_BATCH = 64  # images encoded at a time
 START = 2**31  # second part of the random seed, apart from every epoch's number
+MOST_COARSE_POINTS = 2**16  # 64 MB at D = 256; twice as many give the same codes' error to the third digit
 MOST_POINTS = 2**18  # bounds time and memory for large codebooks: 64 MB at D = 64
 
 
@@ -29,15 +34,71 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
     """
     per_image = model.grid**2
     wanted = min(POINTS_PER_CODE * model.quantizer.codes, MOST_POINTS)
+    generator = torch.Generator(model.mean.device).manual_seed(seed)
+
+    def latents(batch: Tensor) -> Tensor:
+        return model.encoder(model.normalise(batch)).float()  # type: ignore[no-any-return]
+
+    points = gather(
+        latents,
+        images,
+        rows,
+        wanted=max(wanted, 4 * model.quantizer.codes),
+        per_image=per_image,
+        seed=seed,
+        generator=generator,
+    )
+    model.quantizer.start(points, tokens_per_step=batch_size * per_image, generator=generator)
+
+
+@torch.no_grad()
+def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
+    """Standardise the coarse level's map and put its residual codes on k-means centres; they stay there.
+
+    Args:
+        model: its coarse trunk is final; the rest of the coarse level is changed in place.
+        images: (N, H, W, C) uint8.
+        rows: the images to learn from.
+        seed: decides which images and which start.
+    """
+    coarse = model.coarse
+    assert coarse is not None
+    per_image = coarse.grid**2
+    generator = torch.Generator(model.mean.device).manual_seed(seed)
+
+    def raw(batch: Tensor) -> Tensor:
+        return coarse.trunk(shrink(model.normalise(batch), coarse.size)).float()  # type: ignore[no-any-return]
+
+    points = gather(raw, images, rows, wanted=MOST_COARSE_POINTS, per_image=per_image, seed=seed, generator=generator)
+    deviation, mean = torch.std_mean(points, 0)
+    deviation.clamp_(min=1e-6 * float(deviation.max()) + 1e-12)  # a channel that never fires stays at zero
+    coarse.mean.copy_(mean[:, None, None])
+    coarse.deviation.copy_(deviation[:, None, None])
+    points = points.sub_(mean).div_(deviation)
+    coarse.quantizer.start(points, tokens_per_step=len(points), generator=generator)
+
+
+def gather(
+    latents_of: Callable[[Tensor], Tensor],
+    images: np.ndarray,
+    rows: np.ndarray,
+    *,
+    wanted: int,
+    per_image: int,
+    seed: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """About `wanted` latents (n, D) of some of `images[rows]`, at least 64 of them, drawn by `seed`.
+
+    `latents_of` maps a uint8 batch (B, C, H, W) to its latents (B, D, h, w), h w = `per_image`.
+    """
     count = min(len(rows), max(FEWEST_IMAGES, -(-wanted // per_image)))
     chosen = np.sort(np.random.default_rng([seed, START]).permutation(rows)[:count])
-    device = model.mean.device
-    generator = torch.Generator(device).manual_seed(seed)
-    most = -(-max(wanted, 4 * model.quantizer.codes) // count)  # tokens kept of each image
+    most = -(-wanted // count)  # kept of each image
     gathered = []
     for start in range(0, len(chosen), LONGEST_BATCH):
-        latents = model.encode(load(images, chosen[start : start + LONGEST_BATCH], device))
+        latents = latents_of(load(images, chosen[start : start + LONGEST_BATCH], generator.device))
         points = tokens(latents)  # (B h w, D)
         keep = min(len(points), most * len(latents))
-        gathered.append(points[torch.randperm(len(points), generator=generator, device=device)[:keep]])
-    model.quantizer.start(torch.cat(gathered), tokens_per_step=batch_size * per_image, generator=generator)
+        gathered.append(points[torch.randperm(len(points), generator=generator, device=points.device)[:keep]])
+    return torch.cat(gathered)

@@ -15,9 +15,9 @@ from toolkit_datasets.progress import Progress, Silent
 
 from .batches import check_shape, padded
 from .checkpoint import load_model
-from .codebook_start import start_codebook
+from .codebook_start import start_coarse, start_codebook
 from .device import choose_device
-from .model import LEVEL, VQVAE, build
+from .model import VQVAE, build
 
 
 def encode(
@@ -54,12 +54,12 @@ def encode(
     """
     show = progress or Silent()
     loaded = load_model(model_folder, device)
-    model, card = loaded.model, loaded.card
+    model, card, levels = loaded.model, loaded.card, loaded.model.levels
     check_shape(prepared.images, card)
     size = card.encode.batch_size
     info = StoreInfo(
         content=content,
-        levels=model.levels,
+        levels=levels,
         model_hash=loaded.model_hash,
         card=card.model_dump(mode="json"),
         bits_per_pixel=latent_bits(model) if content == "latents" else model.bits_per_pixel,
@@ -81,13 +81,14 @@ def encode(
         first, skip = divmod(writer.rows_done, size)
         if writer.rows_done == len(rows):
             rows = rows[:0]
-        dtype = model.levels[0].index_dtype
         for part, batch in padded(prepared.images, rows, size, model.mean.device, first=first):
             with torch.inference_mode():
                 latents = model.encode(batch)
-                codes = latents if content == "latents" else model.quantize(latents).indices
-            array = codes[skip : len(part)].cpu().numpy()
-            writer.write({LEVEL: np.ascontiguousarray(array if content == "latents" else array.astype(dtype))})
+                if content != "latents":
+                    latents = {name: each.indices for name, each in model.quantize(latents).items()}
+            arrays = {name: values[skip : len(part)].cpu().numpy() for name, values in latents.items()}
+            dtypes = {level.name: level.dtype("latents" if content == "latents" else "indices") for level in levels}
+            writer.write({name: np.ascontiguousarray(array, dtypes[name]) for name, array in arrays.items()})
             bar.update(len(part) - skip)
             skip = 0
     return open_codes(out)
@@ -106,13 +107,13 @@ def random_codes(
     *,
     device: str = "auto",
     progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What the architecture gives without training: the baseline that says what the learning was good for.
 
-    The convolutions are random; brightness and codebook come from `fit_rows`, as at the start of a training.
+    The convolutions are random; brightness and codebooks come from `fit_rows`, as at the start of a training.
 
     Returns:
-        Indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32.
+        By level: indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32.
     """
     show = progress or Silent()
     check_shape(images, card)
@@ -120,13 +121,17 @@ def random_codes(
     model = build(card, seed=card.seed).to(place).eval()
     model.measure(images, fit_rows)
     start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
-    level = model.levels[0]
-    out = np.empty((len(rows), level.depth, level.height, level.width), dtype=level.index_dtype)
+    if model.coarse:
+        start_coarse(model, images, fit_rows, seed=card.seed)
+    out = {
+        level.name: np.empty((len(rows), level.depth, level.height, level.width), dtype=level.index_dtype)
+        for level in model.levels
+    }
     done = 0
     with show.bar("random encoder", len(rows), "images") as bar, torch.inference_mode():
         for part, batch in padded(images, rows, card.encode.batch_size, place):
-            indices = model.quantize(model.encode(batch)).indices[: len(part)]
-            out[done : done + len(part)] = indices.cpu().numpy()
+            for name, quantized in model.quantize(model.encode(batch)).items():
+                out[name][done : done + len(part)] = quantized.indices[: len(part)].cpu().numpy()
             done += len(part)
             bar.update(len(part))
-    return out, model.codebooks[LEVEL]
+    return out, model.codebooks

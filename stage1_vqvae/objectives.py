@@ -1,47 +1,62 @@
-"""What stage 1 minimises. An objective takes the model and a batch and says the loss, its parts, and the codes.
+"""The parts of which stage 1's objectives are made, each a function of tensors with its source.
 
-More objectives are more functions in `OBJECTIVES`, each a composition of parts such as the two below.
+How they are put together is the business of phases.py: `reconstruct` is reconstruction + beta x commitment, of images
+that corruption may have touched; `agree` comes before it and trains the coarse level by agreement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit_datasets.card import Card
+from toolkit_datasets.card import Corrupt
 
-from .model import VQVAE
 from .quantizer import Quantized
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One batch under an objective."""
-
-    loss: Tensor  # scalar, what is minimised
-    parts: dict[str, Tensor]  # scalars worth a column in history.csv; "reconstruction" is the normalised MSE
-    quantized: Quantized  # what the codebook then learns from
-
-
-Objective = Callable[[VQVAE, Tensor, Card], Outcome]
-"""(model, uint8 images (B, C, H, W), card) -> Outcome."""
-
-
-def reconstruct(model: VQVAE, images: Tensor, card: Card) -> Outcome:
-    """The VQ-VAE of van den Oord et al. (2017): squared error over the training variance, plus beta x commitment."""
-    target = model.normalise(images)
-    quantized = model.quantize(model.encoder(target))
-    error = F.mse_loss(model.decoder(quantized.vectors).float(), target)
-    pull = commitment(quantized)
-    return Outcome(error + card.vqvae.commitment * pull, {"reconstruction": error, "commitment": pull}, quantized)
+def reconstruction(decoded: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of normalised images: 1 is what the mean image scores (van den Oord et al. 2017, eq. 3)."""
+    return F.mse_loss(decoded.float(), target)
 
 
 def commitment(quantized: Quantized) -> Tensor:
-    """Mean squared distance of the latents from their codes; only the encoder feels it."""
+    """Mean squared distance of the latents from their codes; only the encoder feels it (ibid., last term of eq. 3)."""
     return F.mse_loss(quantized.latents, quantized.vectors.detach())
 
 
-OBJECTIVES: dict[str, Objective] = {"reconstruct": reconstruct}
+def corrupted(images: Tensor, settings: Corrupt, *, generator: torch.Generator) -> Tensor:
+    """Normalised `images` (B, C, H, W) with noise and with cells in the mean colour, which is zero here.
+
+    A model that must give the clean image back cannot copy: denoising (Vincent et al. 2008), masking (He et al.,
+    "Masked autoencoders", 2022; here with the same network for what is seen and what is not).
+    """
+    if settings.noise:
+        images = images + settings.noise * torch.randn(images.shape, generator=generator, device=images.device)
+    if settings.mask:
+        b, _, height, width = images.shape
+        cells = (-(-height // settings.cell), -(-width // settings.cell))
+        hidden = torch.rand(b, 1, *cells, generator=generator, device=images.device) < settings.mask
+        hidden = hidden.repeat_interleave(settings.cell, 2).repeat_interleave(settings.cell, 3)
+        images = images.masked_fill(hidden[:, :, :height, :width], 0.0)
+    return images
+
+
+def agreement(first: Tensor, second: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """How well each view finds the other view of its image among all views of the batch.
+
+    NT-Xent (Chen et al., "SimCLR", 2020, eq. 1): cross-entropy of cosine similarities over the temperature, where
+    the other view is right and the 2 B - 2 views of other images are wrong.
+
+    Args:
+        first, second: (B, P) projections of the two views of B images.
+        temperature: of the softmax.
+
+    Returns:
+        The loss and the share of views whose most similar view is the right one; scalars.
+    """
+    n = len(first)
+    views = F.normalize(torch.cat([first, second]).float(), dim=1)
+    similar = (views @ views.t() / temperature).fill_diagonal_(-torch.inf)  # (2B, 2B)
+    right = torch.arange(2 * n, device=views.device).roll(n)
+    return F.cross_entropy(similar, right), (similar.argmax(1) == right).float().mean()

@@ -27,42 +27,56 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """A codebook (K, D). `forward` looks codes up and changes nothing; `update` moves the codebook afterwards."""
+    """A codebook (R, K, D): depth r codes what the depths before it left over, and a vector is the sum of its R codes.
 
-    codebook: Tensor  # (K, D)
-    counts: Tensor  # (K,) moving average of how many tokens of a step each code gets
-    sums: Tensor  # (K, D) moving average of the sum of those tokens
+    With R = 1 this is the plain quantiser; more depths are residual quantisation (Juang & Gray 1982; Zeghidour et al.,
+    "SoundStream", 2021). `forward` looks codes up and changes nothing; `update` moves the codebook afterwards.
+    """
 
-    def __init__(self, codes: int, dim: int, *, decay: float, restart: float) -> None:
+    codebook: Tensor  # (R, K, D)
+    counts: Tensor  # (R, K) moving average of how many tokens of a step each code gets
+    sums: Tensor  # (R, K, D) moving average of the sum of those tokens
+
+    def __init__(self, codes: int, dim: int, *, depth: int = 1, decay: float = 0.99, restart: float = 0.0) -> None:
         super().__init__()
-        self.codes, self.dim, self.decay, self.restart = codes, dim, decay, restart
-        start = torch.randn(codes, dim)
+        self.codes, self.dim, self.depth, self.decay, self.restart = codes, dim, depth, decay, restart
+        start = torch.randn(depth, codes, dim)
         self.register_buffer("codebook", start)
-        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("counts", torch.ones(depth, codes))
         self.register_buffer("sums", start.clone())
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Replace each of `latents` (B, D, h, w) by its nearest code."""
+        """Replace each of `latents` (B, D, h, w) by its nearest code, and what is left of it by the next depth's."""
         latents = latents.float()
         b, _, h, w = latents.shape
-        indices = nearest(tokens(latents.detach()), self.codebook).view(b, 1, h, w)
-        codes = self.lookup(indices)
+        left, chosen = tokens(latents.detach()), []
+        for codebook in self.codebook:
+            chosen.append(nearest(left, codebook))
+            left = left - codebook[chosen[-1]]
+        indices = torch.stack(chosen, 1).view(b, h, w, self.depth).permute(0, 3, 1, 2)
         # The value is the code to the bit: latents + (codes - latents) would differ from it by rounding.
-        return Quantized(latents, _StraightThrough.apply(latents, codes), indices)
+        return Quantized(latents, _StraightThrough.apply(latents, self.lookup(indices)), indices)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Vectors (B, D, h, w) float32 of `indices` (B, R, h, w)."""
-        return self.codebook[indices[:, 0]].permute(0, 3, 1, 2)  # (B, h, w, D) -> (B, D, h, w)
+        """Vectors (B, D, h, w) float32 of `indices` (B, R, h, w): the sum over R, from the first depth on."""
+        vectors = self.codebook[0][indices[:, 0]]  # (B, h, w, D)
+        for depth in range(1, self.depth):
+            vectors = vectors + self.codebook[depth][indices[:, depth]]
+        return vectors.permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def start(self, points: Tensor, *, tokens_per_step: int, generator: torch.Generator) -> None:
         """Put the codes on the k-means centres of `points` (N, D), with the counts of an average step."""
-        centres, counts = kmeans(points.float(), self.codes, generator=generator)
-        # A centre with few points counts as one token, so that its first token does not carry it away.
-        counts = (counts * (tokens_per_step / len(points))).clamp_min(1.0)
-        self.codebook.copy_(centres)
-        self.counts.copy_(counts)
-        self.sums.copy_(centres * counts[:, None])
+        left = points.float()
+        for depth in range(self.depth):
+            centres, counts = kmeans(left, self.codes, generator=generator)
+            # A centre with few points counts as one token, so that its first token does not carry it away.
+            counts = (counts * (tokens_per_step / len(points))).clamp_min(1.0)
+            self.codebook[depth].copy_(centres)
+            self.counts[depth].copy_(counts)
+            self.sums[depth].copy_(centres * counts[:, None])
+            if depth + 1 < self.depth:
+                left = left - centres[nearest(left, centres)]
 
     @torch.no_grad()
     def update(self, quantized: Quantized, *, generator: torch.Generator) -> Tensor:
@@ -72,28 +86,35 @@ class Quantizer(nn.Module):
         step, drawn with a chance proportional to its squared distance from its code, and starts anew with an even
         share. No value is read back to the host, so that a GPU need not wait.
         """
-        points = tokens(quantized.latents.detach())  # (N, D)
-        owner = quantized.indices.reshape(-1)  # (N,)
-        counts = torch.bincount(owner, minlength=self.codes).to(points.dtype)
-        sums = torch.zeros_like(self.sums).index_add_(0, owner, points)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        left = tokens(quantized.latents.detach())  # (N, D)
+        owners = quantized.indices.permute(1, 0, 2, 3).reshape(self.depth, -1)  # (R, N)
+        restarted = torch.zeros((), dtype=torch.long, device=left.device)
+        for depth, owner in enumerate(owners):
+            next_left = left - self.codebook[depth][owner]  # by the codes of the lookup, before they move
+            restarted += self._update_depth(depth, left, owner, generator)
+            left = next_left
+        return restarted
+
+    def _update_depth(self, depth: int, points: Tensor, owner: Tensor, generator: torch.Generator) -> Tensor:
+        """`update` of one depth: `points` (N, D) chose the codes `owner` (N,)."""
+        codebook, counts, sums = self.codebook[depth], self.counts[depth], self.sums[depth]
+        counts.lerp_(torch.bincount(owner, minlength=self.codes).to(points.dtype), 1 - self.decay)
+        sums.lerp_(torch.zeros_like(sums).index_add_(0, owner, points), 1 - self.decay)
         # An unused code keeps its place: counts and sums fade alike. Below 1e-12 the quotient would lose its digits.
-        alive = self.counts > 1e-12
-        means = self.sums / self.counts.clamp_min(1e-12)[:, None]
-        self.codebook.copy_(torch.where(alive[:, None], means, self.codebook))
+        alive = counts > 1e-12
+        codebook.copy_(torch.where(alive[:, None], sums / counts.clamp_min(1e-12)[:, None], codebook))
         if self.restart == 0:
             return torch.zeros((), dtype=torch.long, device=points.device)
 
         even = len(points) / self.codes
-        dead = self.counts < self.restart * even
-        chosen = weighted_choice(distances_to(points, self.codebook, owner), self.codes, generator=generator)
+        dead = counts < self.restart * even
+        chosen = weighted_choice(distances_to(points, codebook, owner), self.codes, generator=generator)
         rank = dead.cumsum(0) - 1  # the n-th dead code takes the n-th latent drawn
         dead &= rank < len(chosen)
         fresh = points[chosen[rank.clamp(0, len(chosen) - 1)]]  # (K, D), read only where dead
-        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
-        self.counts.copy_(torch.where(dead, even, self.counts))
-        self.sums.copy_(torch.where(dead[:, None], fresh * even, self.sums))
+        codebook.copy_(torch.where(dead[:, None], fresh, codebook))
+        counts.copy_(torch.where(dead, even, counts))
+        sums.copy_(torch.where(dead[:, None], fresh * even, sums))
         return dead.sum()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from toolkit_datasets.progress import Bar, Progress, Silent
 from . import scores
 from .batches import padded
 from .checkpoint import load_model
-from .model import LEVEL, VQVAE
+from .model import VQVAE
+from .quantizer import Quantized
 
 
 @dataclass(frozen=True)
@@ -27,34 +28,55 @@ class Scored:
     mse: np.ndarray  # (n,) of images in [0, 1]
     psnr: np.ndarray  # (n,) dB
     ssim: np.ndarray  # (n,) at most 1
-    code_counts: np.ndarray  # (K,) int64: how often each code was chosen in all n together
+    code_counts: dict[str, np.ndarray]  # level -> (R, K) int64: how often each code was chosen in all n together
+
+
+class CodeCounts:
+    """How often each code of each level was chosen, over many batches."""
+
+    def __init__(self, model: VQVAE) -> None:
+        device = model.mean.device
+        self._counts = {
+            name: torch.zeros(each.depth, each.codes, dtype=torch.long, device=device)
+            for name, each in model.quantizers.items()
+        }
+
+    def add(self, quantized: Mapping[str, Quantized], n: int) -> None:
+        """Count the first `n` images of a batch."""
+        for name, counts in self._counts.items():
+            for depth, chosen in enumerate(quantized[name].indices[:n].unbind(1)):
+                counts[depth] += torch.bincount(chosen.reshape(-1), minlength=counts.shape[1])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Level -> (R, K) int64."""
+        return {name: counts.cpu().numpy() for name, counts in self._counts.items()}
 
 
 def score(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None) -> Scored:
     """Reconstruct `images[rows]` (n, H, W, C) uint8 and compare; memory does not grow with n, apart from the scores."""
     columns: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": []}
-    counts = torch.zeros(model.quantizer.codes, dtype=torch.long, device=model.mean.device)
+    counts = CodeCounts(model)
     for part, batch in padded(images, rows, batch_size, model.mean.device):
-        decoded, indices = reconstruct(model, batch)
+        decoded, quantized = reconstruct(model, batch)
         originals, decoded = batch[: len(part)].float() / 255, decoded[: len(part)]
         for name, column in columns.items():
             column.append(getattr(scores, name)(originals, decoded).cpu())
-        counts += torch.bincount(indices[: len(part)].reshape(-1), minlength=len(counts))
+        counts.add(quantized, len(part))
         if bar is not None:
             bar.update(len(part))
     joined = {name: torch.cat(column).numpy() if column else np.zeros(0) for name, column in columns.items()}
-    return Scored(**joined, code_counts=counts.cpu().numpy())
+    return Scored(**joined, code_counts=counts.arrays())
 
 
 @torch.inference_mode()
-def reconstruct(model: VQVAE, batch: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 images (B, C, H, W) -> their reconstructions in [0, 1], float32, and their codes (B, R, h, w)."""
+def reconstruct(model: VQVAE, batch: Tensor) -> tuple[Tensor, dict[str, Quantized]]:
+    """uint8 images (B, C, H, W) -> their reconstructions in [0, 1], float32, and each level's codes."""
     was_training = model.training
     model.eval()
     quantized = model.quantize(model.encode(batch))
-    decoded = model.decode(quantized.vectors)
+    decoded = model.decode({name: each.vectors for name, each in quantized.items()})
     model.train(was_training)
-    return decoded, quantized.indices
+    return decoded, quantized
 
 
 def evaluate(
@@ -114,12 +136,20 @@ def decode(
     with (progress or Silent()).bar("decode", len(rows), "images") as bar:
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            vectors = torch.from_numpy(codes.vectors(LEVEL, part)).to(model.mean.device)
-            filled = torch.cat([vectors, vectors[-1:].expand(size - len(part), -1, -1, -1)])
+            vectors = {
+                level.name: filled(torch.from_numpy(codes.vectors(level.name, part)), size).to(model.mean.device)
+                for level in model.levels
+            }
             with torch.inference_mode():
                 if codes.info.content == "latents":
-                    filled = model.quantize(filled).vectors
-                decoded = model.decode(filled.contiguous(memory_format=torch.channels_last))[: len(part)]
+                    vectors = {name: each.vectors for name, each in model.quantize(vectors).items()}
+                decoded = model.decode(vectors)[: len(part)]
                 images = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
             yield part, images.contiguous().cpu().numpy()
             bar.update(len(part))
+
+
+def filled(batch: Tensor, size: int) -> Tensor:
+    """`batch` (n, D, h, w) with its last one repeated to `size` of them, as channels_last."""
+    whole = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
+    return whole.contiguous(memory_format=torch.channels_last)

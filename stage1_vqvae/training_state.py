@@ -24,43 +24,73 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
 from .checkpoint import DESCRIPTION, describe
-from .model import VQVAE
+from .phases import Phase
 
 RESUME_ADVICE = "Resume with the old ones, or start afresh with --overwrite or in another --out folder."
 NAME = "last.training.safetensors"
-FORMAT = "vqvae-toolkit training 1"
+FORMAT = "vqvae-toolkit training 2"
+TABLES = ("image", "train", "corrupt", "vqvae", "coarse", "agree", "views")  # of the card, which decide the weights
 
 
 @dataclass
 class TrainingState:
     """Where a training stands, apart from weights and optimizer."""
 
-    code_counts: Tensor  # (K,) long: how often each code was chosen in this epoch so far
-    step: int = 0  # steps done
-    seconds: float = 0.0  # spent in the loop, over all sittings
-    training_seconds: float = 0.0  # of those, without validation and saving
-    epoch_seconds: float = 0.0  # of those, in this epoch
+    phase: int = 0  # its number in the objective's list
+    step: int = 0  # steps done in it
+    seconds: float = 0.0  # over all sittings and phases
+    training_seconds: float = 0.0  # of those, this phase's finished epochs without validation and saving
+    epoch_seconds: float = 0.0  # the same of this epoch
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's values, each weighted by its batch
-    restarted: int = 0  # codes moved in this epoch
-    history: list[dict[str, float]] = field(default_factory=list)  # finished epochs, the rows of history.csv
+    history: list[dict[str, float]] = field(default_factory=list)  # this phase's epochs, the rows of its history
+    phases: list[dict[str, Any]] = field(default_factory=list)  # finished ones: name, epochs, steps, seconds, rate
 
-    def add(self, values: Mapping[str, float], images: int, *, indices: Tensor, restarted: int) -> None:
-        """Count one batch of `images` with its values and its codes (B, R, h, w)."""
+    def add(self, values: Mapping[str, float], images: int, *, seconds: float) -> None:
+        """Count one step on a batch of `images` with its values."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * images
-        self.code_counts += torch.bincount(indices.reshape(-1), minlength=len(self.code_counts))
-        self.restarted += restarted
+        self.step += 1
+        self.epoch_seconds += seconds
 
-    def begin_epoch(self) -> None:
-        """Forget the sums of the epoch that ended."""
-        self.sums, self.restarted, self.epoch_seconds = {}, 0, 0.0
-        self.code_counts.zero_()
+    def end_epoch(self, *, epoch: int, rate: float, images: int, figures: Mapping[str, float]) -> None:
+        """Add the row of an epoch on `images` to the history: means of its values, and `figures`."""
+        row = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "seconds": self.seconds,
+            "images_per_second": images / self.epoch_seconds,
+            "learning_rate": rate,
+            **{name: value / images for name, value in self.sums.items()},
+            **figures,
+        }
+        self.history.append(row)
+        self.training_seconds += self.epoch_seconds
+        self.sums, self.epoch_seconds = {}, 0.0
+
+    def end_phase(self, name: str, *, epochs: int, steps: int, images: int) -> None:
+        """Note what the phase took, and stand at the start of the next one."""
+        spent = self.seconds - sum(phase["seconds"] for phase in self.phases)
+        rate = epochs * images / self.training_seconds
+        self.phases.append(
+            {"name": name, "epochs": epochs, "steps": steps, "seconds": spent, "images_per_second": rate}
+        )
+        self.phase += 1
+        self.step, self.training_seconds, self.history = 0, 0.0, []
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a file held: the plain part, and the tensors of phase and optimizer."""
+
+    state: TrainingState
+    tensors: dict[str, Tensor]
+    path: Path
 
 
 def settings_of(card: Card, prepared: Prepared) -> dict[str, Any]:
     """All that decides the weights, flat: `train.epochs` -> 20 and so on, and a hash of the images' names."""
     plain = card.model_dump(mode="json")
-    flat = {f"{table}.{key}": value for table in ("image", "train", "vqvae") for key, value in plain[table].items()}
+    flat = {f"{table}.{key}": value for table in TABLES for key, value in plain[table].items()}
     learns = prepared.samples.iloc[prepared.rows("unlabelled")]
     names = "\n".join(f"{a}\t{b}\t{c}" for a, b, c in zip(learns["id"], learns["slice"], learns["sha256"], strict=True))
     return {"seed": card.seed, **flat, "unlabelled images": hashlib.sha256(names.encode()).hexdigest()[:16]}
@@ -98,26 +128,22 @@ def check_settings(
 
 
 def save_state(
-    folder: Path, state: TrainingState, model: VQVAE, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+    folder: Path, state: TrainingState, phase: Phase, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
 ) -> None:
     """Write everything in one step: a kill at any moment leaves either the old file or the new one."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
+    tensors = {f"phase.{name}": value for name, value in phase.state_dict().items()}
+    for name, parameter in phase.learners():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value
-    tensors["code_counts"] = state.code_counts
-    plain = {key: value for key, value in vars(state).items() if key != "code_counts"}
-    metadata = {"format": FORMAT, "state": json.dumps(plain), "settings": json.dumps(dict(settings))}
+    metadata = {"format": FORMAT, "state": json.dumps(vars(state)), "settings": json.dumps(dict(settings))}
     with replacing(folder / NAME) as temporary:
         temporary.write_bytes(
             save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
         )
 
 
-def load_state(
-    folder: Path, model: VQVAE, optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
-) -> TrainingState:
-    """Fill `model` and `optimizer` from `folder` and say where the training stands.
+def load_state(folder: Path, settings: Mapping[str, Any]) -> Saved:
+    """Read where the training in `folder` stands.
 
     Raises:
         ToolkitError: the file is damaged, or belongs to other settings.
@@ -130,16 +156,31 @@ def load_state(
                 raise ToolkitError(f"{path} is not a training state of this version: start afresh with --overwrite")
             check_settings(settings, json.loads(metadata["settings"]), origin=path)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        plain = json.loads(metadata["state"])
-        model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-        for name, parameter in model.named_parameters():
+        return Saved(TrainingState(**json.loads(metadata["state"])), tensors, path)
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def restore(saved: Saved, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+    """Fill `phase` and `optimizer` with what was saved.
+
+    Raises:
+        ToolkitError: the file lacks something.
+    """
+    tensors = saved.tensors
+    try:
+        phase.load_state_dict({name: tensors[f"phase.{name}"] for name in phase.state_dict()})
+        for name, parameter in phase.learners():
             # In the parameter's own memory layout, as the optimizer would have made it.
             moments = {key: torch.empty_like(parameter).copy_(tensors[f"optimizer.{key}.{name}"]) for key in MOMENTS}
             step = tensors[f"optimizer.step.{name}"].to(parameter.device if optimizer.defaults["fused"] else "cpu")
             optimizer.state[parameter] = {"step": step, **moments}
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        raise ToolkitError(f"{path} is damaged ({error}): start afresh with --overwrite") from None
-    return TrainingState(code_counts=tensors["code_counts"].to(model.mean.device), **plain)
+    except (KeyError, RuntimeError) as error:
+        raise _damaged(saved.path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> ToolkitError:
+    return ToolkitError(f"{path} is damaged ({error}): start afresh with --overwrite")
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW

@@ -11,7 +11,7 @@ The features of several levels stand one after another, in the store's order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,21 +56,27 @@ class FeatureSet:
         return FeatureSet(title=self.title, width=self.width, take=take)
 
 
-def features(kind: str, indices: np.ndarray, codebook: np.ndarray, grid: int = 1) -> np.ndarray:
-    """Features of one level.
+def features(
+    kind: str, indices: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray], grid: int = 1
+) -> np.ndarray:
+    """Features of codes that are in memory, level after level.
 
     Args:
         kind: one of `KINDS`.
-        indices: (n, R, h, w) unsigned integers below K.
-        codebook: (R, K, D) float32.
+        indices: level -> (n, R, h, w) unsigned integers below K.
+        codebooks: level -> (R, K, D) float32.
         grid: cells along each side; only `pyramid` looks at it.
 
     Returns:
-        (n, F) float32 with F = D h w, D, R K or g g R K.
+        (n, F) float32 with F = D h w, D, R K or g g R K of every level together.
     """
-    if kind in ("vectors", "mean"):
-        return _of_vectors(kind, lookup(codebook, indices))
-    return _histograms(indices, codes=codebook.shape[1], grid=grid if kind == "pyramid" else 1)
+    parts = []
+    for name, codes in indices.items():
+        if kind in ("vectors", "mean"):
+            parts.append(_of_vectors(kind, lookup(codebooks[name], codes)))
+        else:
+            parts.append(_histograms(codes, codes=codebooks[name].shape[1], grid=grid if kind == "pyramid" else 1))
+    return np.concatenate(parts, axis=1)
 
 
 def of_codes(codes: Codes, kind: str, grid: int, rows: np.ndarray | None = None) -> np.ndarray:

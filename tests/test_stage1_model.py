@@ -13,7 +13,7 @@ from stage1_vqvae.assessment import perplexity, usage
 from stage1_vqvae.device import choose_device, training_dtype
 from stage1_vqvae.model import VQVAE, build
 from stage1_vqvae.networks import norm
-from stage1_vqvae.objectives import OBJECTIVES, reconstruct
+from stage1_vqvae.phases import Reconstruct
 from toolkit_datasets.card import Card, card_from
 from toolkit_datasets.errors import ToolkitError
 
@@ -24,9 +24,12 @@ def card(size: int = 16, channels: int = 3, **vqvae: object) -> Card:
     return card_from({"title": "test", "image": image, "vqvae": settings}, origin="test")
 
 
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def noise(b: int, size: int, channels: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (b, channels, size, size), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (b, channels, size, size), dtype=torch.uint8, generator=generator(seed))
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])
@@ -36,9 +39,9 @@ def test_every_stride_size_and_channel_count(stride: int, channels: int, times: 
     size = max(8, stride) * times
     model = VQVAE(card(size, channels, stride=stride)).eval()
     images = noise(2, size, channels)
-    quantized = model.quantize(model.encode(images))
+    quantized = model.quantize(model.encode(images))["codes"]
     assert quantized.latents.shape == (2, 8, size // stride, size // stride)
-    decoded = model.decode(quantized.vectors)
+    decoded = model.decode({"codes": quantized.vectors})
     assert decoded.shape == images.shape
     assert decoded.min() >= 0
     assert decoded.max() <= 1
@@ -49,8 +52,9 @@ def test_every_stride_size_and_channel_count(stride: int, channels: int, times: 
 @pytest.mark.parametrize("width", [8, 13, 64])
 @pytest.mark.parametrize("blocks", [0, 2])
 def test_any_width_and_number_of_blocks(width: int, blocks: int) -> None:
-    model = VQVAE(card(16, 1, stride=16, width=width, blocks=blocks))
-    outcome = reconstruct(model, noise(1, 16, 1), card(16, 1, stride=16))  # one image, one code, in training mode
+    settings = card(16, 1, stride=16, width=width, blocks=blocks)
+    model = VQVAE(settings)
+    outcome = Reconstruct(model, settings).loss(noise(1, 16, 1), generator=generator())  # one image, one code
     outcome.loss.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -64,8 +68,8 @@ def test_groups_divide_the_channels(channels: int) -> None:
 def test_no_layer_mixes_images_of_a_batch() -> None:
     model = VQVAE(card(16, 3)).train()
     images = noise(4, 16, 3)
-    alone = torch.cat([model.encode(image[None]) for image in images])
-    assert torch.allclose(model.encode(images), alone, atol=1e-5)
+    alone = torch.cat([model.encode(image[None])["codes"] for image in images])
+    assert torch.allclose(model.encode(images)["codes"], alone, atol=1e-5)
 
 
 def test_build_depends_on_the_seed_and_leaves_the_global_state_alone() -> None:
@@ -110,12 +114,13 @@ def test_tiny_model_overfits_one_batch() -> None:
     model.measure(images.permute(0, 2, 3, 1).numpy(), np.arange(4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     errors = []
+    phase = Reconstruct(model, settings)
     for step in range(250):
-        outcome = OBJECTIVES["reconstruct"](model, images, settings)
+        outcome = phase.loss(images, generator=generator(step))
         optimizer.zero_grad()
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        model.quantizer.update(outcome.quantized, generator=torch.Generator().manual_seed(step))
+        phase.after_step(generator=generator(step))
         errors.append(float(outcome.parts["reconstruction"].detach()))
     assert errors[-1] < 0.02 < 0.5 < errors[0]
 
@@ -123,11 +128,11 @@ def test_tiny_model_overfits_one_batch() -> None:
 def test_loss_is_error_plus_beta_commitment_and_each_reaches_what_it_should() -> None:
     settings = card(16, 3, commitment=0.25)
     model = VQVAE(settings)
-    outcome = reconstruct(model, noise(2, 16, 3), settings)
+    outcome = Reconstruct(model, settings).loss(noise(2, 16, 3), generator=generator())
     parts = outcome.parts
     assert torch.allclose(outcome.loss, parts["reconstruction"] + 0.25 * parts["commitment"])
-    latents, codes = outcome.quantized.latents, outcome.quantized.vectors
-    assert torch.allclose(parts["commitment"], (latents - codes).square().mean())
+    coded = model.quantize(model.encode(noise(2, 16, 3)))["codes"]
+    assert torch.allclose(parts["commitment"], (coded.latents - coded.vectors).square().mean(), rtol=1e-5)
     parts["commitment"].backward(retain_graph=True)  # type: ignore[no-untyped-call]
     assert all(p.grad is None for p in model.decoder.parameters())
     assert model.encoder[0].weight.grad.abs().sum() > 0
@@ -157,6 +162,7 @@ def test_usage_and_perplexity() -> None:
     assert usage(counts) == 0.5
     assert perplexity(counts) == pytest.approx(2.0)
     assert perplexity(np.array([7, 0])) == pytest.approx(1.0)
+    assert perplexity(np.array([[7, 0], [4, 4]])) == pytest.approx(1.5)  # mean over residual depths
 
 
 def test_devices() -> None:

@@ -52,7 +52,7 @@ def test_nearest_stays_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(nearest(codes.clone(), codes), torch.arange(16))
         quantizer = Quantizer(16, 8, decay=0.9, restart=0)
-        quantizer.codebook.copy_(codes)
+        quantizer.codebook[0].copy_(codes)
         quantized = quantizer(codes.view(1, 16, 8, 1).permute(0, 2, 1, 3))
     assert torch.equal(quantized.indices.flatten(), torch.arange(16))
     assert quantized.vectors.dtype == torch.float32
@@ -77,7 +77,7 @@ def test_straight_through_value_is_the_code_and_gradient_is_the_identity() -> No
     quantizer = Quantizer(20, 4, decay=0.99, restart=0.05)
     latents = normal(2, 4, 3, 5).requires_grad_()
     quantized = quantizer(latents)
-    assert torch.equal(tokens(quantized.vectors), quantizer.codebook[quantized.indices.flatten()])
+    assert torch.equal(tokens(quantized.vectors), quantizer.codebook[0][quantized.indices.flatten()])
     assert torch.equal(quantizer.lookup(quantized.indices), quantized.vectors)
     weight = normal(2, 4, 3, 5, seed=3)
     (quantized.vectors * weight).sum().backward()
@@ -92,14 +92,14 @@ def test_forward_changes_nothing_and_update_follows_the_lookup() -> None:
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
     vectors = quantized.vectors.clone()
     quantizer.update(quantized, generator=generator())
-    assert not torch.equal(quantizer.codebook, before["codebook"])
+    assert not torch.equal(quantizer.codebook[0], before["codebook"])
     assert torch.equal(quantized.vectors, vectors)  # what the decoder saw stays what it saw
 
 
 def test_update_is_the_moving_average_of_counts_and_sums() -> None:
     quantizer = Quantizer(5, 2, decay=0.8, restart=0)
     latents = normal(3, 2, 4, 4)
-    counts, sums = quantizer.counts.double(), quantizer.sums.double()
+    counts, sums = quantizer.counts[0].double(), quantizer.sums[0].double()
     quantized = quantizer(latents)
     quantizer.update(quantized, generator=generator())
     owner, points = quantized.indices.flatten(), tokens(latents).double()
@@ -107,8 +107,8 @@ def test_update_is_the_moving_average_of_counts_and_sums() -> None:
         mine = points[owner == code]
         count = 0.8 * counts[code] + 0.2 * len(mine)
         total = 0.8 * sums[code] + 0.2 * mine.sum(0)
-        assert torch.allclose(quantizer.counts[code].double(), count, rtol=1e-5)
-        assert torch.allclose(quantizer.codebook[code].double(), total / count, atol=1e-5)
+        assert torch.allclose(quantizer.counts[0][code].double(), count, rtol=1e-5)
+        assert torch.allclose(quantizer.codebook[0][code].double(), total / count, atol=1e-5)
 
 
 def test_one_step_equals_vector_quantize_pytorch() -> None:
@@ -117,11 +117,11 @@ def test_one_step_equals_vector_quantize_pytorch() -> None:
     oracle = oracle_module.VectorQuantize(dim=d, codebook_size=k, decay=0.9, commitment_weight=0.25, eps=1e-9)
     quantizer = Quantizer(k, d, decay=0.9, restart=0)
     counts = torch.arange(1.0, k + 1)
-    quantizer.counts.copy_(counts)
-    quantizer.sums.copy_(quantizer.codebook * counts[:, None])
+    quantizer.counts[0].copy_(counts)
+    quantizer.sums[0].copy_(quantizer.codebook[0] * counts[:, None])
     book = oracle._codebook
-    book.embed.data.copy_(quantizer.codebook[None])
-    book.embed_avg.data.copy_(quantizer.sums[None])
+    book.embed.data.copy_(quantizer.codebook)
+    book.embed_avg.data.copy_(quantizer.sums)
     book.cluster_size.data.copy_(counts[None])
     oracle.train()
     latents = normal(4, d, 5, 5)
@@ -131,56 +131,56 @@ def test_one_step_equals_vector_quantize_pytorch() -> None:
     assert torch.allclose(tokens(ours.vectors), theirs[0], atol=1e-5)
     assert torch.allclose(0.25 * (ours.latents - ours.vectors).square().mean(), loss.sum(), rtol=1e-4)
     quantizer.update(ours, generator=generator())
-    assert torch.allclose(quantizer.counts, book.cluster_size[0], rtol=1e-4)
-    assert torch.allclose(quantizer.codebook, book.embed[0], atol=1e-4)
+    assert torch.allclose(quantizer.counts[0], book.cluster_size[0], rtol=1e-4)
+    assert torch.allclose(quantizer.codebook[0], book.embed[0], atol=1e-4)
 
 
 def test_unused_code_keeps_its_place_for_ever() -> None:
     quantizer = Quantizer(3, 2, decay=0.5, restart=0)
-    quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0]]))
-    quantizer.sums.copy_(quantizer.codebook)
+    quantizer.codebook[0].copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [99.0, 99.0]]))
+    quantizer.sums[0].copy_(quantizer.codebook[0])
     for step in range(300):  # 0.5 ** 300 underflows in float32
         quantizer.update(quantizer(normal(1, 2, 4, 4, seed=step)), generator=generator())
-    assert torch.allclose(quantizer.codebook[2], torch.tensor([99.0, 99.0]))
-    assert quantizer.codebook.isfinite().all()
+    assert torch.allclose(quantizer.codebook[0][2], torch.tensor([99.0, 99.0]))
+    assert quantizer.codebook[0].isfinite().all()
 
 
 def test_restart_resets_all_three_buffers_onto_latents_of_the_step() -> None:
     quantizer = Quantizer(6, 2, decay=0.9, restart=0.1)
-    quantizer.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], *[[500.0, 500.0]] * 4]))
+    quantizer.codebook[0].copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0], *[[500.0, 500.0]] * 4]))
     even = 64 / 6
-    quantizer.counts.copy_(torch.tensor([even, even, 0.01, 0.01, 0.01, even]))
-    quantizer.sums.copy_(quantizer.codebook * quantizer.counts[:, None])
+    quantizer.counts[0].copy_(torch.tensor([even, even, 0.01, 0.01, 0.01, even]))
+    quantizer.sums[0].copy_(quantizer.codebook[0] * quantizer.counts[0][:, None])
     latents = normal(4, 2, 4, 4)
     moved = quantizer.update(quantizer(latents), generator=generator())
     points = tokens(latents)
     assert int(moved) == 3
     for code in (2, 3, 4):
-        assert (quantizer.codebook[code] == points).all(1).any()
-        assert quantizer.counts[code] == pytest.approx(even)
-        assert torch.allclose(quantizer.sums[code], quantizer.codebook[code] * even)
-    assert len(torch.unique(quantizer.codebook[2:5], dim=0)) == 3  # three different latents
-    assert torch.allclose(quantizer.codebook[5], torch.tensor([500.0, 500.0]))  # used enough of late: stays
+        assert (quantizer.codebook[0][code] == points).all(1).any()
+        assert quantizer.counts[0][code] == pytest.approx(even)
+        assert torch.allclose(quantizer.sums[0][code], quantizer.codebook[0][code] * even)
+    assert len(torch.unique(quantizer.codebook[0][2:5], dim=0)) == 3  # three different latents
+    assert torch.allclose(quantizer.codebook[0][5], torch.tensor([500.0, 500.0]))  # used enough of late: stays
 
 
 def test_restart_prefers_what_is_badly_coded() -> None:
     quantizer = Quantizer(4, 1, decay=0.9, restart=0.5)
-    quantizer.codebook.zero_()
-    quantizer.sums.zero_()
-    quantizer.counts.copy_(torch.tensor([100.0, 0, 0, 0]))
+    quantizer.codebook[0].zero_()
+    quantizer.sums[0].zero_()
+    quantizer.counts[0].copy_(torch.tensor([100.0, 0, 0, 0]))
     latents = torch.zeros(1, 1, 10, 10)  # a black background: no distance, so no replacement comes from it
     latents[0, 0, :3, 0] = torch.tensor([3.0, 4.0, 5.0])
     quantizer.update(quantizer(latents), generator=generator())
-    assert set(quantizer.codebook[1:].flatten().tolist()) == {3.0, 4.0, 5.0}
+    assert set(quantizer.codebook[0][1:].flatten().tolist()) == {3.0, 4.0, 5.0}
 
 
 def test_more_dead_codes_than_tokens() -> None:
     quantizer = Quantizer(50, 2, decay=0.5, restart=0.9)
-    quantizer.counts.zero_()
-    quantizer.sums.zero_()
+    quantizer.counts[0].zero_()
+    quantizer.sums[0].zero_()
     moved = quantizer.update(quantizer(normal(1, 2, 2, 2)), generator=generator())
     assert 0 < int(moved) <= 4
-    assert quantizer.codebook.isfinite().all()
+    assert quantizer.codebook[0].isfinite().all()
 
 
 def test_training_the_codebook_alone_uses_it_all_and_lowers_the_error() -> None:
@@ -194,12 +194,52 @@ def test_training_the_codebook_alone_uses_it_all_and_lowers_the_error() -> None:
     assert (quantized.vectors - latents).square().mean() < first / 4
 
 
+def residual(depth: int, codes: int = 12, dim: int = 4) -> Quantizer:
+    quantizer = Quantizer(codes, dim, depth=depth, decay=0.8, restart=0)
+    quantizer.start(normal(400, dim, seed=7), tokens_per_step=100, generator=generator())
+    return quantizer
+
+
+def test_each_depth_codes_what_the_ones_before_left_over() -> None:
+    quantizer, latents = residual(3), normal(2, 4, 3, 5)
+    quantized = quantizer(latents)
+    assert quantized.indices.shape == (2, 3, 3, 5)
+    left, total = tokens(latents), torch.zeros(30, 4)
+    for depth in range(3):
+        chosen = torch.cdist(left.double(), quantizer.codebook[depth].double()).argmin(1)
+        assert torch.equal(quantized.indices[:, depth].flatten(), chosen)
+        total, left = total + quantizer.codebook[depth][chosen], left - quantizer.codebook[depth][chosen]
+    assert torch.equal(tokens(quantized.vectors), total)
+    assert torch.equal(quantizer.lookup(quantized.indices), quantized.vectors)
+
+
+def test_more_depths_leave_less() -> None:
+    latents = normal(8, 4, 6, 6, seed=3)
+    errors = [float((residual(depth)(latents).vectors - latents).square().mean()) for depth in (1, 2, 4)]
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[2] < 0.6 * errors[1]
+
+
+def test_update_of_a_residual_codebook_moves_each_depth_by_its_own_remainder() -> None:
+    quantizer, latents = residual(2), normal(3, 4, 4, 4)
+    before = quantizer.codebook.clone()
+    counts, sums = quantizer.counts.clone(), quantizer.sums.clone()
+    quantized = quantizer(latents)
+    quantizer.update(quantized, generator=generator())
+    first, second = quantized.indices.permute(1, 0, 2, 3).reshape(2, -1)
+    left = tokens(latents) - before[0][first]  # by the codebook of the lookup, not by the moved one
+    for code in range(12):
+        mine = left[second == code]
+        count, total = 0.8 * counts[1, code] + 0.2 * len(mine), 0.8 * sums[1, code] + 0.2 * mine.sum(0)
+        assert torch.allclose(quantizer.codebook[1, code], total / count, atol=1e-5)
+
+
 def test_start_is_consistent() -> None:
     quantizer = Quantizer(10, 3, decay=0.99, restart=0.05)
     quantizer.start(normal(500, 3), tokens_per_step=100, generator=generator())
-    assert torch.allclose(quantizer.sums, quantizer.codebook * quantizer.counts[:, None])
-    assert quantizer.counts.sum().item() == pytest.approx(100, rel=0.1)
-    assert (quantizer.counts >= 1).all()
+    assert torch.allclose(quantizer.sums[0], quantizer.codebook[0] * quantizer.counts[0][:, None])
+    assert quantizer.counts[0].sum().item() == pytest.approx(100, rel=0.1)
+    assert (quantizer.counts[0] >= 1).all()
 
 
 def test_kmeans_finds_separate_clusters() -> None:

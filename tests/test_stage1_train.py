@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_training import SPLITS, Acting, digits, kill, weights
 
 import stage1_vqvae.train as training
 from stage1_vqvae.batches import epoch_batches
@@ -23,70 +21,9 @@ from stage1_vqvae.codebook_start import start_codebook
 from stage1_vqvae.holdout import split_validation
 from stage1_vqvae.interrupt import Interrupt
 from stage1_vqvae.train import learning_rate, train
-from toolkit_datasets.card import Train, card_from
+from toolkit_datasets.card import Train
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
-
-SPLITS = {"unlabelled": 80, "labelled": 12, "test": 20, "unused": 4}
-
-
-def digits(
-    splits: dict[str, int] = SPLITS, *, seed: int = 0, vqvae: dict[str, Any] | None = None, **keys: Any
-) -> Prepared:
-    """Real digits, 8x8, as the first floor would hand them over."""
-    from sklearn.datasets import load_digits
-
-    images = (load_digits().images[: sum(splits.values())] * 15.9).astype(np.uint8)[..., None]
-    n = len(images)
-    samples = pd.DataFrame({"id": [f"d{i:03d}" for i in range(n)]})
-    for column in ("path", "slice", "label", "group", "sha256", "number"):
-        samples[column] = ""
-    samples["split"] = [split for split, count in splits.items() for _ in range(count)]
-    samples["status"] = "ok"
-    card = card_from(
-        {
-            "title": "digits",
-            "seed": seed,
-            "image": {"size": 8, "channels": 1},
-            "train": {"epochs": 3, "batch_size": 16, "validation": 0.1, **keys},
-            "vqvae": {"stride": 4, "width": 8, "blocks": 1, "codebook_size": 16, "code_dim": 4, **(vqvae or {})},
-            "encode": {"batch_size": 32},
-        },
-        origin="test",
-    )
-    return Prepared(card=card, samples=samples, images=images, details=samples[[]], origin="test", ignored=0)
-
-
-class Acting:
-    """A progress that acts at the n-th batch of training."""
-
-    def __init__(self, at: int, act: Callable[[], None]) -> None:
-        self.at, self.act, self.seen, self.title = at, act, 0, ""
-        self.postfix = ""
-
-    @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[Acting]:
-        self.title = title
-        yield self
-
-    def update(self, n: int = 1) -> None:
-        if n and self.title == "train":
-            self.seen += 1
-            if self.seen == self.at:
-                self.act()
-
-    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
-        self.postfix = s
-
-    def say(self, line: str) -> None: ...
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
-def kill() -> None:
-    raise RuntimeError("killed")
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +52,10 @@ def test_what_a_training_leaves_behind(uninterrupted: Path) -> None:
     for name in ("psnr", "ssim", "normalised_mse"):
         assert metrics[name] == metrics["splits"]["test"][name]
     assert metrics["bits_per_pixel"] == pytest.approx(4 * 4 / 64)
-    assert len(metrics["code_counts"]) == 16
-    assert sum(metrics["code_counts"]) == (80 + 12 + 20) * 4  # unused images count for nothing
-    assert metrics["codebook_usage"] == np.mean(np.array(metrics["code_counts"]) > 0)
+    counts = np.array(metrics["code_counts"]["codes"])
+    assert counts.shape == (1, 16)
+    assert counts.sum() == (80 + 12 + 20) * 4  # unused images count for nothing
+    assert metrics["codebook_usage"] == metrics["levels"]["codes"]["usage"] == np.mean(counts > 0)
     assert 1 <= metrics["perplexity"] <= 16
     assert (metrics["epochs"], metrics["steps"]) == (3, 15)
     assert metrics["precision"] in ("bfloat16", "float32")
@@ -238,7 +176,8 @@ def test_a_fresh_training_removes_the_old_one_first(uninterrupted: Path, tmp_pat
 
 def test_divergence_names_quantity_and_step_and_spares_the_state(tmp_path: Path) -> None:
     with pytest.raises(
-        ToolkitError, match=r"(loss|reconstruction|gradient norm) is (nan|inf) at step \d+ \(epoch 1.*learning_rate"
+        ToolkitError,
+        match=r"(loss|reconstruction|gradient norm) is (nan|inf) at step \d+ of train \(epoch 1.*train.learning_rate",
     ):
         train(digits(learning_rate=1e30, warmup=0.0), tmp_path, device="cpu")
     assert not (tmp_path / "model.json").exists()
@@ -247,7 +186,7 @@ def test_divergence_names_quantity_and_step_and_spares_the_state(tmp_path: Path)
 def test_a_nan_gradient_never_reaches_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("the optimizer stepped"))
-    with pytest.raises(ToolkitError, match="gradient norm is nan at step 1"):
+    with pytest.raises(ToolkitError, match="gradient norm is nan at step 1 of train"):
         train(digits(), tmp_path, device="cpu")
 
 
@@ -359,5 +298,5 @@ def test_codebook_start_uses_several_images_and_no_global_state() -> None:
     before = torch.get_rng_state()
     start_codebook(model, prepared.images, np.arange(80), batch_size=16, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len(torch.unique(model.quantizer.codebook, dim=0)) == 16
+    assert len(torch.unique(model.quantizer.codebook[0], dim=0)) == 16
     assert float(model.quantizer.counts.sum()) == pytest.approx(16 * 4, rel=0.3)

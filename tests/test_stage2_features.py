@@ -48,11 +48,17 @@ ONE = (Level("codes", 1, 6, 3, 4, 4),)
 def test_golden_values_by_hand() -> None:
     indices = np.array([[[[0, 0], [2, 1]]]], dtype=np.uint8)  # (1, 1, 2, 2)
     codebook = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], dtype=np.float32)  # (1, 3, 2)
-    assert features("vectors", indices, codebook).tolist() == [[0, 0, 4, 2, 1, 1, 5, 3]]  # D, h, w
-    assert features("mean", indices, codebook).tolist() == [[1.5, 2.5]]
-    np.testing.assert_allclose(features("histogram", indices, codebook), np.sqrt([[2 / 4, 1 / 4, 1 / 4]]), rtol=1e-6)
+    assert features("vectors", {"codes": indices}, {"codes": codebook}).tolist() == [
+        [0, 0, 4, 2, 1, 1, 5, 3]
+    ]  # D, h, w
+    assert features("mean", {"codes": indices}, {"codes": codebook}).tolist() == [[1.5, 2.5]]
+    np.testing.assert_allclose(
+        features("histogram", {"codes": indices}, {"codes": codebook}), np.sqrt([[2 / 4, 1 / 4, 1 / 4]]), rtol=1e-6
+    )
     # One code in each of four cells, in reading order.
-    assert features("pyramid", indices, codebook, 2).tolist() == [[1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0]]
+    assert features("pyramid", {"codes": indices}, {"codes": codebook}, 2).tolist() == [
+        [1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0]
+    ]
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,10 +86,16 @@ def test_pyramid_equals_brute_force(
                     for y in rows:
                         for x in columns:
                             expected[i, a, b, r, indices[i, r, y, x]] += 1 / (len(rows) * len(columns))
-    got = features("pyramid", indices, np.zeros((depth, codes, 2), np.float32), grid)
+    got = features("pyramid", {"codes": indices}, {"codes": np.zeros((depth, codes, 2), np.float32)}, grid)
     np.testing.assert_allclose(got, np.sqrt(expected.reshape(n, -1)), rtol=1e-6)
     # Every histogram's squares are shares that sum to one.
     np.testing.assert_allclose((got.reshape(n, -1, codes) ** 2).sum(2), 1, rtol=1e-5)
+
+
+def in_memory(store: Codes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Indices and codebooks of a store by level."""
+    names = [level.name for level in store.info.levels]
+    return {name: store.indices(name) for name in names}, {name: store.codebook(name) for name in names}
 
 
 @pytest.mark.parametrize("kind", module.KINDS)
@@ -100,7 +112,7 @@ def test_every_format_and_block_size_gives_the_same_bits(
     assert first.dtype == np.float32
     for other in others:
         np.testing.assert_array_equal(first, other)
-    np.testing.assert_array_equal(first, features(kind, stores[1].indices("codes"), stores[1].codebook("codes"), 2))
+    np.testing.assert_array_equal(first, features(kind, *in_memory(stores[1]), 2))
     monkeypatch.setattr(module, "BLOCK_BYTES", 1)  # one row at a time
     np.testing.assert_array_equal(first, of_codes(stores[2], kind, 2))
     rows = np.array([5, 0, 3])
@@ -111,8 +123,11 @@ def test_levels_stand_one_after_another(tmp_path: Path) -> None:
     levels = (Level("fine", 2, 6, 3, 4, 4), Level("coarse", 1, 5, 2, 2, 2))
     store = write(tmp_path / "s.h5", format="h5", content="indices", levels=levels)
     for kind in module.KINDS:
-        parts = [features(kind, store.indices(x.name), store.codebook(x.name), 2) for x in levels]
-        np.testing.assert_array_equal(of_codes(store, kind, 2), np.concatenate(parts, axis=1))
+        whole = features(kind, *in_memory(store), 2)
+        parts = [{x.name: store.indices(x.name)} for x in levels]
+        books = in_memory(store)[1]
+        np.testing.assert_array_equal(whole, np.concatenate([features(kind, part, books, 2) for part in parts], axis=1))
+        np.testing.assert_array_equal(of_codes(store, kind, 2), whole)
     z = lookup(store.codebook("fine"), store.indices("fine"))
     np.testing.assert_array_equal(of_codes(store, "vectors", 1)[:, : 3 * 16], z.reshape(7, -1))
 

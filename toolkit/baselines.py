@@ -46,7 +46,7 @@ def image_baselines(
             progress.say("note: without torch there is no untrained encoder to compare with")
             return out
         learners = rows[np.flatnonzero(splits == "unlabelled")]
-        indices, codebook = random_codes(
+        indices, codebooks = random_codes(
             prepared.card,
             images,
             rows[judged],
@@ -58,7 +58,9 @@ def image_baselines(
         place[judged] = np.arange(len(judged))
         out["random"] = _filled(
             judged,
-            lambda part: features(settings.features, indices[place[part]], codebook, settings.grid),
+            lambda part: features(
+                settings.features, {name: each[place[part]] for name, each in indices.items()}, codebooks, settings.grid
+            ),
             len(rows),
             "random encoder",
             progress,

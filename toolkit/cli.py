@@ -32,6 +32,7 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("card", default="digits")
 @options.takes_images
+@options.objective_option
 @options.device_option
 @options.path_option("--out", metavar="RUN", help="The run folder to write. [default: runs/CARD]")
 @options.resume_option
@@ -160,6 +161,7 @@ def prepare(
 @main.command()
 @click.argument("card")
 @options.takes_images
+@options.objective_option
 @options.device_option
 @options.path_option("--out", metavar="RUN", required=True, help="The run folder to write.")
 @options.resume_option

@@ -119,6 +119,11 @@ set_option = click.option(
     help="Override a card key, e.g. train.epochs=5. Repeatable.",
 )
 seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of splits, training and draws. [card: 0]")
+objective_option = click.option(
+    "--objective",
+    type=click.Choice(["reconstruct", "agree"]),
+    help="Plain VQ-VAE, or codes on which two views of an image agree beside it. [card]",
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute."
 )
@@ -176,10 +181,13 @@ def takes_images(function: F) -> F:
         fail_fast: bool,
         overrides: tuple[str, ...],
         seed: int | None,
+        objective: str | None = None,
         **arguments: Any,
     ) -> Any:
         from toolkit_datasets.card import load_card
 
+        if objective:
+            overrides = (*overrides, f"train.objective={objective}")
         loaded = load_card(card, overrides, seed=seed) if card else None
         return function(card=loaded, images=Input(data, labels, limit, workers, fail_fast), **arguments)
 

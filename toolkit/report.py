@@ -59,7 +59,7 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
         skipped=skipped(folder / "samples.csv"),
         loss=loss(folder / "stage1" / "history.csv"),
         reconstructions=reconstructions(folder / "stage1" / "examples.npz"),
-        usage=Markup(plots.usage(metrics["code_counts"])) if metrics.get("code_counts") else None,
+        usage={name: Markup(plots.usage(counts)) for name, counts in metrics.get("code_counts", {}).items()},
         probe=probe(results),
         gallery=gallery(folder / "probe" / "predictions.csv", prepared),
         has_images=prepared is not None,

@@ -77,7 +77,8 @@ class Split(Part):
 class Train(Part):
     """Stage 1's training."""
 
-    objective: Literal["reconstruct"] = "reconstruct"
+    # reconstruct: the plain VQ-VAE. agree: first a coarse level that two views of an image agree on, see [agree]
+    objective: Literal["reconstruct", "agree"] = "reconstruct"
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)  # small batches learn most per second on a CPU
     learning_rate: float = Field(1e-3, gt=0)
@@ -88,6 +89,63 @@ class Train(Part):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 only where the device computes in it
 
 
+class Corrupt(Part):
+    """What is done to an image before the encoder sees it in training; the decoder must still give the clean one."""
+
+    noise: float = Field(0.0, ge=0)  # standard deviation of Gaussian noise; 1 is that of the training images
+    mask: float = Field(0.0, ge=0, lt=1)  # share of square cells painted in the mean colour
+    cell: int = Field(8, ge=1)  # px, side of such a cell
+
+
+class Views(Part):
+    """The random views of an image that should agree. What must not matter for the labels is varied, and only that.
+
+    The defaults suit photographs. For scans take `grey`, `saturation` and `tint` back to 0 and allow small turns.
+    """
+
+    share: float = Field(0.75, gt=0, le=1)  # a view's side over the image's: a convolution's time falls with its square
+    area: tuple[float, float] = (0.25, 1.0)  # of the image that a view shows
+    aspect: float = Field(1.33, ge=1)  # largest ratio of the sides of what it shows
+    flip: bool = True  # left and right
+    rotate: float = Field(0.0, ge=0, le=180)  # degrees, either way
+    brightness: float = Field(0.4, ge=0, le=1)  # factor from 1 - this to 1 + this
+    contrast: float = Field(0.4, ge=0, le=1)
+    saturation: float = Field(0.6, ge=0, le=1)
+    grey: float = Field(0.2, ge=0, le=1)  # share of views without colour
+    tint: float = Field(0.05, ge=0, le=1)  # standard deviation of a shift of each channel
+
+    @field_validator("area")
+    @classmethod
+    def _shares(cls, area: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError("takes two shares, smallest first, such as [0.25, 1.0]")
+        return area
+
+
+class Agree(Part):
+    """The training of the coarse level: an image's two views should be closer than views of different images."""
+
+    epochs: int = Field(240, ge=1)
+    batch_size: int = Field(250, ge=2)  # every other image of the batch is a counter-example
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1)  # share of all steps
+    clip: float = Field(1.0, gt=0)  # gradient norm
+    temperature: float = Field(0.2, gt=0)  # of the softmax over counter-examples
+    hidden: int = Field(512, ge=1)  # of the projection that training puts behind the pooled map, and then drops
+    projection: int = Field(128, ge=2)
+
+
+class Coarse(Part):
+    """The coarse level of objective `agree`: what is in the picture, at a few places."""
+
+    size: int = Field(64, ge=8)  # px: larger images are seen at this size, so that time does not grow with theirs
+    stride: Literal[4, 8, 16, 32] = 16  # pixels per code along each side
+    width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
+    codebook_size: int = Field(512, ge=2, le=65536)
+    depth: int = Field(4, ge=1)  # residual codes at each place
+
+
 class VQVAE(Part):
     """Stage 1's model."""
 
@@ -95,6 +153,7 @@ class VQVAE(Part):
     width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
     blocks: int = Field(2, ge=0)  # residual blocks at code resolution, in the encoder and in the decoder
     codebook_size: int = Field(512, ge=2, le=65536)
+    depth: int = Field(1, ge=1)  # residual codes at each place: more bits per pixel, sharper pictures
     code_dim: int = Field(64, ge=1)
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
     decay: float = Field(0.99, gt=0, lt=1)  # of the codebook's moving averages
@@ -133,7 +192,11 @@ class Card(Part):
     image: Image = Image()
     split: Split = Split()
     train: Train = Train()
+    corrupt: Corrupt = Corrupt()
     vqvae: VQVAE = VQVAE()
+    coarse: Coarse = Coarse()
+    agree: Agree = Agree()
+    views: Views = Views()
     encode: Encode = Encode()
     probe: Probe = Probe()
 
@@ -145,7 +208,17 @@ class Card(Part):
                 "choose a multiple, such as "
                 f"{max(1, round(self.image.size / self.vqvae.stride)) * self.vqvae.stride}"
             )
+        if self.train.objective == "agree" and self.coarse_size % self.coarse.stride:
+            raise ValueError(
+                f"the coarse level sees images of {self.coarse_size} px, which coarse.stride = {self.coarse.stride} "
+                "does not divide: set coarse.stride or coarse.size"
+            )
         return self
+
+    @property
+    def coarse_size(self) -> int:
+        """Pixels along each side of what the coarse level sees: those of the image, at most `coarse.size`."""
+        return min(self.image.size, self.coarse.size)
 
 
 def card_names() -> list[str]:

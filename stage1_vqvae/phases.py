@@ -1,0 +1,218 @@
+"""The phases of a training: `agree`, which makes the coarse level, and `reconstruct`, which makes the rest.
+
+A phase says what learns, the loss of a batch, and what happens before the first step, after each and after the last.
+The loop in train.py does everything else. A phase is a module, so that its state is all there is to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit_datasets.card import Agree as AgreeSettings
+from toolkit_datasets.card import Card, Train
+
+from .assessment import perplexity, usage
+from .batches import load
+from .coarse import shrink
+from .codebook_start import start_coarse, start_codebook
+from .model import COARSE, VQVAE
+from .networks import fold, trunk, trunk_width
+from .objectives import agreement, commitment, corrupted, reconstruction
+from .quantizer import Quantized
+from .reconstruct import evaluate
+from .views import apply, draw
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One batch under a phase."""
+
+    loss: Tensor  # scalar, what is minimised
+    parts: dict[str, Tensor]  # scalars worth a column of the history
+
+
+class Phase(nn.Module):
+    """What the training loop needs to know. `model` is the model in the making, on its device."""
+
+    name: ClassVar[str]  # also the title of its progress bar
+    history: ClassVar[str]  # file name
+    settings: Train | AgreeSettings
+
+    def __init__(self, model: VQVAE, card: Card) -> None:
+        super().__init__()
+        self.model, self.card = model, card
+
+    def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and values of what the optimizer changes."""
+        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
+
+    def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """Before the first step: `images[rows]` (N, H, W, C) are those of the training."""
+
+    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
+        """The loss of a uint8 batch (B, C, H, W); runs under autocast."""
+        raise NotImplementedError
+
+    def after_step(self, *, generator: torch.Generator) -> None:
+        """After the optimizer's step."""
+
+    def progress(self, values: Mapping[str, float]) -> str:
+        """A few words for the progress bar; `values` are loss and parts of the step."""
+        raise NotImplementedError
+
+    def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
+        """After each epoch: figures for the history, of held-out images too."""
+        raise NotImplementedError
+
+    def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """After the last step; called again where the training is killed meanwhile."""
+
+
+class Reconstruct(Phase):
+    """The VQ-VAE of van den Oord et al. (2017): encoder, codebook and decoder, given the coarse codes if there are any.
+
+    Its codebook learns by moving averages after each step: a batch is judged by the codes it was coded with.
+    """
+
+    name, history = "train", "history.csv"
+    code_counts: Tensor  # (R, K) long: how often each code was chosen in this epoch so far
+    restarted: Tensor  # scalar, long: codes moved in this epoch
+
+    def __init__(self, model: VQVAE, card: Card) -> None:
+        super().__init__(model, card)
+        self.settings = card.train
+        self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
+        self.register_buffer("restarted", torch.zeros((), dtype=torch.long))
+        self._coded: Quantized | None = None
+
+    def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """The codebook starts on k-means centres of the untrained encoder's latents."""
+        start_codebook(self.model, images, rows, batch_size=self.settings.batch_size, seed=self.card.seed)
+
+    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
+        """Squared error over the training variance, plus beta x commitment."""
+        model = self.model
+        target = model.normalise(batch)
+        seen = corrupted(target, self.card.corrupt, generator=generator)
+        coded = model.quantizer(model.encoder(seen))
+        vectors = {model.fine: coded.vectors}
+        if model.coarse:
+            with torch.no_grad():
+                vectors[COARSE] = model.coarse.quantizer(model.coarse(target)).vectors
+        error = reconstruction(model.decoder(model.joined(vectors)), target)
+        pull = commitment(coded)
+        self._coded = coded
+        psnr = -10 * (error.detach() * model.deviation**2).clamp_min(1e-10).log10()
+        return Outcome(
+            error + self.card.vqvae.commitment * pull, {"reconstruction": error, "commitment": pull, "psnr": psnr}
+        )
+
+    def after_step(self, *, generator: torch.Generator) -> None:
+        """Move the codebook, and count its codes."""
+        assert self._coded is not None, "a step without a loss"
+        self.restarted += self.model.quantizer.update(self._coded, generator=generator)
+        for counts, chosen in zip(self.code_counts, self._coded.indices.unbind(1), strict=True):
+            counts += torch.bincount(chosen.reshape(-1), minlength=len(counts))
+        self._coded = None
+
+    def progress(self, values: Mapping[str, float]) -> str:
+        """Loss, PSNR, and how many codes were in use in this epoch."""
+        used = f"codes {int((self.code_counts > 0).sum())}/{self.code_counts.numel()}"
+        return f"loss {values['loss']:.4f}, PSNR {values['psnr']:.1f} dB, {used}"
+
+    def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
+        """PSNR of held-out images, and how the codes were used in this epoch."""
+        scores = evaluate(self.model, images, validation, batch_size=self.card.encode.batch_size)
+        counts = self.code_counts.cpu().numpy()
+        row = {
+            "validation_psnr": scores["psnr"],
+            "validation_mse": scores["mse"],
+            "usage": usage(counts),
+            "perplexity": perplexity(counts),
+            "restarted": int(self.restarted),
+        }
+        self.code_counts.zero_()
+        self.restarted.zero_()
+        return row
+
+
+class Agree(Phase):
+    """The coarse level: a trunk whose pooled map should be the same for two views of an image (SimCLR, 2020).
+
+    The trunk learns with BatchNorm, behind its pooled map a projection that is dropped afterwards. `finish` folds the
+    trunk into the model, standardises its map and puts residual codes on it.
+    """
+
+    name, history = "agree", "history-agree.csv"
+
+    def __init__(self, model: VQVAE, card: Card) -> None:
+        super().__init__(model, card)
+        self.settings = card.agree
+        settings, width = card.agree, trunk_width(stride=card.coarse.stride, width=card.coarse.width)
+        self.trunk = trunk(
+            channels=card.image.channels, stride=card.coarse.stride, width=card.coarse.width, normed=True
+        )
+        self.projection = nn.Sequential(
+            nn.Linear(width, settings.hidden),
+            nn.BatchNorm1d(settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, settings.projection),
+        )
+        # A multiple of the stride, so that no pixel of a view falls off the trunk's edge.
+        stride = card.coarse.stride
+        self.view_size = max(stride, round(card.views.share * card.coarse_size / stride) * stride)
+
+    def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trunk and projection; the model itself learns later."""
+        return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))
+
+    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
+        """NT-Xent of two views of each image."""
+        card, images = self.card, shrink(batch.float() / 255, self.card.coarse_size)
+        views = [
+            apply(images, draw(len(batch), batch.shape[1], card.views, generator=generator), size=self.view_size)
+            for _ in range(2)
+        ]
+        seen = torch.cat([(view - self.model.mean) / self.model.deviation for view in views])
+        pooled = self.trunk(seen.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        loss, found = agreement(*self.projection(pooled).chunk(2), temperature=card.agree.temperature)
+        return Outcome(loss, {"agreement": found})
+
+    def progress(self, values: Mapping[str, float]) -> str:
+        """Loss, and how many views find their other view."""
+        return f"loss {values['loss']:.3f}, {values['agreement']:.0%} of the views find each other"
+
+    def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
+        """Loss and agreement of held-out images, on views that are the same after every epoch."""
+        device = self.model.mean.device
+        generator = torch.Generator(device).manual_seed(self.card.seed)
+        chosen = validation[: self.settings.batch_size]  # as many counter-examples as in training
+        with torch.inference_mode():
+            self.eval()
+            outcome = self.loss(load(images, chosen, device), generator=generator)
+            self.train()
+        return {"validation_loss": float(outcome.loss), "validation_agreement": float(outcome.parts["agreement"])}
+
+    def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
+        """Freeze the trunk and put residual codes on its map."""
+        assert self.model.coarse is not None
+        fold(self.trunk.eval(), self.model.coarse.trunk)
+        start_coarse(self.model, images, rows, seed=self.card.seed)
+
+
+PHASES: dict[str, tuple[type[Phase], ...]] = {"reconstruct": (Reconstruct,), "agree": (Agree, Reconstruct)}
+"""The phases of each objective, in order."""
+
+
+def create(kind: type[Phase], model: VQVAE, card: Card, *, number: int) -> Phase:
+    """A phase whose own weights depend on the card's seed and its number alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence([card.seed, number]).generate_state(1)[0]))
+        phase = kind(model, card)
+    return phase.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
