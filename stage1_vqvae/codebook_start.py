@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .batches import load
-from .coarse import shrink
 from .model import VQVAE
 from .quantizer import tokens
 
@@ -17,7 +17,7 @@ POINTS_PER_CODE = 32  # more hardly move the centres
 FEWEST_IMAGES = 64  # so that one image's background does not become the codebook
 LONGEST_BATCH = 64  # images encoded at a time
 START = 2**31  # second part of the random seed, apart from every epoch's number
-MOST_COARSE_POINTS = 2**16  # 64 MB at D = 256; twice as many give the same codes' error to the third digit
+MOST_COARSE_POINTS = 2**16  # 64 MB at 256 channels
 MOST_POINTS = 2**18  # bounds time and memory for large codebooks: 64 MB at D = 64
 
 
@@ -53,7 +53,7 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
 
 @torch.no_grad()
 def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Standardise the coarse level's map and put its residual codes on k-means centres; they stay there.
+    """Whiten the coarse level's map and put its residual codes on k-means centres; they stay there.
 
     Args:
         model: its coarse trunk is final; the rest of the coarse level is changed in place.
@@ -67,14 +67,11 @@ def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: in
     generator = torch.Generator(model.mean.device).manual_seed(seed)
 
     def raw(batch: Tensor) -> Tensor:
-        return coarse.trunk(shrink(model.normalise(batch), coarse.size)).float()  # type: ignore[no-any-return]
+        return coarse.map(model.normalise(batch)).float()
 
     points = gather(raw, images, rows, wanted=MOST_COARSE_POINTS, per_image=per_image, seed=seed, generator=generator)
-    deviation, mean = torch.std_mean(points, 0)
-    deviation.clamp_(min=1e-6 * float(deviation.max()) + 1e-12)  # a channel that never fires stays at zero
-    coarse.mean.copy_(mean[:, None, None])
-    coarse.deviation.copy_(deviation[:, None, None])
-    points = points.sub_(mean).div_(deviation)
+    coarse.fit_whitening(points)
+    points = F.conv2d(points[:, :, None, None], coarse.whiten.weight, coarse.whiten.bias)[:, :, 0, 0]
     coarse.quantizer.start(points, tokens_per_step=len(points), generator=generator)
 
 

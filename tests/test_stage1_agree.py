@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.batches import load
 from stage1_vqvae.checkpoint import load_model
-from stage1_vqvae.coarse import shrink
+from stage1_vqvae.coarse import Coarse, shrink
 from stage1_vqvae.encode import encode, random_codes
 from stage1_vqvae.networks import fold, trunk
 from stage1_vqvae.objectives import agreement, corrupted
@@ -37,7 +37,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def agreeing(**tables: object) -> Prepared:
     """The digits with a coarse level: 6 steps of agreement, then 15 of reconstruction."""
     own = {
-        "coarse": {"stride": 4, "width": 8, "codebook_size": 8, "depth": 2},
+        "coarse": {"stride": 4, "width": 8, "dim": 6, "codebook_size": 8, "depth": 2},
         "agree": {"epochs": 2, "batch_size": 30, "hidden": 16, "projection": 8},
     }
     return digits(objective="agree", tables=own | tables)
@@ -171,19 +171,41 @@ def test_what_an_agreeing_training_leaves_behind(run: Path) -> None:
     assert history["step"].tolist() == [3, 6]
 
 
-def test_coarse_latents_are_standardised_and_depend_on_one_image_alone(run: Path) -> None:
+def test_coarse_latents_are_white_and_depend_on_one_image_alone(run: Path) -> None:
     prepared = agreeing()
     model = load_model(run, "cpu").model
-    assert model.coarse is not None
     with torch.inference_mode():
         latents = model.encode(load(prepared.images, prepared.rows("unlabelled"), torch.device("cpu")))["coarse"]
         alone = model.encode(load(prepared.images, np.array([3]), torch.device("cpu")))["coarse"]
-    assert latents.shape == (80, 16, 2, 2)
+    assert latents.shape == (80, 6, 2, 2)
     assert torch.allclose(latents[3], alone[0], atol=1e-4)
-    lively = latents.std((0, 2, 3)) > 0
-    assert lively.sum() > 4
-    assert latents.mean((0, 2, 3)).abs().max() < 0.3  # 72 of these 80 images gave the averages
-    assert (latents.std((0, 2, 3))[lively] - 1).abs().max() < 0.3
+    covariance = torch.cov(latents.permute(1, 0, 2, 3).flatten(1))
+    assert (covariance - torch.eye(6)).abs().max() < 0.25  # 72 of these 80 images were fitted
+
+
+def test_whitening_equals_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+
+    points = torch.randn(500, 16, generator=generator()) @ torch.randn(16, 16, generator=generator(1)) + 3
+    coarse = Coarse(agreeing().card)
+    coarse.fit_whitening(points)
+    ours = torch.nn.functional.conv2d(points[:, :, None, None], coarse.whiten.weight, coarse.whiten.bias)[:, :, 0, 0]
+    standard = ((points - points.mean(0)) / points.std(0)).numpy()
+    theirs = PCA(6, whiten=True, svd_solver="full").fit_transform(standard)
+    signs = np.sign((ours.numpy() * theirs).sum(0))
+    np.testing.assert_allclose(ours.numpy(), theirs * signs, atol=2e-3)
+
+
+def test_whitening_survives_channels_that_never_fire() -> None:
+    points = torch.randn(100, 16, generator=generator())
+    points[:, 3:] = 0
+    coarse = Coarse(agreeing().card)
+    coarse.fit_whitening(points)
+    weight = coarse.whiten.weight[:, :, 0, 0]
+    assert weight.isfinite().all()
+    assert (weight[:, 3:] == 0).all()
+    assert (weight[3:] == 0).all()  # three channels have three principal components
+    assert weight.abs().max() < 10
 
 
 def test_the_decoder_sees_both_levels(run: Path) -> None:
@@ -263,7 +285,7 @@ def test_random_codes_have_both_levels() -> None:
     indices, codebooks = random_codes(prepared.card, prepared.images, np.arange(80, 100), np.arange(80), device="cpu")
     assert indices["fine"].shape == (20, 1, 2, 2)
     assert indices["coarse"].shape == (20, 2, 2, 2)
-    assert codebooks["coarse"].shape == (2, 8, 16)
+    assert codebooks["coarse"].shape == (2, 8, 6)
 
 
 def test_a_coarse_stride_that_does_not_fit_is_refused() -> None:

@@ -142,6 +142,7 @@ class Coarse(Part):
     size: int = Field(64, ge=8)  # px: larger images are seen at this size, so that time does not grow with theirs
     stride: Literal[4, 8, 16, 32] = 16  # pixels per code along each side
     width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
+    dim: int = Field(64, ge=1)  # of the codes: so many whitened principal components of the map
     codebook_size: int = Field(512, ge=2, le=65536)
     depth: int = Field(4, ge=1)  # residual codes at each place
 
