@@ -1,7 +1,7 @@
 """What the codes have to beat: the same protocol on other features of the same images.
 
 The arrays come from outside (stage 2 never sees an image): raw pixels, HOG, and the features of an untrained
-encoder. The majority class needs none.
+encoder. The majority class and the mean target need none.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pandas as pd
 
 from toolkit_datasets.errors import ToolkitError
 
-from .draws import UNLABELLED, Task
 from .features import FeatureSet, block_rows
+from .task import UNLABELLED, Task
 
 NAMES = ("pixels", "hog", "random")
 

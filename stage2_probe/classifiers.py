@@ -1,137 +1,70 @@
-"""The classifiers, behind one small interface: `fit`, `probabilities`, `state` and `from_state`.
-
-All but the CNN begin with an affine map of the features: decision values (logistic, ridge, svm), similarities to the
-training samples (knn), or hidden units (mlp). So each is fitted in the draw's row space (see rowspace.py), the map is
-folded back onto the raw features, and scoring a test sample costs one matrix product.
-"""
+"""The classifiers, behind one small interface: `fit`, `probabilities`, `state` and `from_state` (see learner.py)."""
 
 from __future__ import annotations
 
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from toolkit_datasets.errors import ToolkitError
 
 from . import linear
-from .rowspace import RowSpace
-from .selection import choose
+from .learner import Affine, Arrays, HiddenLayer, Learner, NearestNeighbours
+from .selection import Fit, choose
 
 NAMES = ("logistic", "ridge", "svm", "knn", "mlp", "cnn")
 
-Arrays = dict[str, np.ndarray]
 
-
-class Classifier(ABC):
+class Classifier(Learner):
     """A classifier of F features into C classes, numbered 0 to C - 1.
 
+    Its answers are (m, C) probabilities in [0, 1] that sum to one; the largest is the prediction.
+
     Attributes:
-        name: what cards call it.
-        meaning: what the columns of `probabilities` are, in one sentence.
         n_classes: C.
-        chosen: the setting that cross-validation inside the draw chose, such as `{"C": 1.0}`; empty before `fit`.
     """
 
-    name: ClassVar[str]
-    meaning: ClassVar[str]
     n_classes: int
-    chosen: dict[str, float]
 
-    @abstractmethod
-    def fit(self, x: np.ndarray, y: np.ndarray, *, units: np.ndarray | None = None, seed: int = 0) -> Self:
-        """Standardise, choose the setting by cross-validation, and fit on all of `x`.
+    @property
+    def columns(self) -> int:
+        """See `Learner.columns`."""
+        return self.n_classes
 
-        Args:
-            x: (n, F) float32, raw features of one draw.
-            y: (n,) integer classes.
-            units: (n,) what cross-validation must keep together (subjects); each row by itself by default.
-            seed: of the folds and of random starts.
-        """
-
-    @abstractmethod
     def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Raw features (m, F) -> (m, C) float64 in [0, 1] that sum to one; the largest is the prediction."""
+        """Raw features (m, F) -> (m, C) float64."""
+        return self.answers(x)
 
-    @abstractmethod
-    def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """All that `from_state` needs: arrays, and a dictionary fit for JSON."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Self:
-        """The inverse of `state`: a classifier whose probabilities are the same to the last bit."""
+    @staticmethod
+    def decided(answers: np.ndarray) -> np.ndarray:
+        """See `Learner.decided`: the class of the largest probability, int32."""
+        classes: np.ndarray = answers.argmax(axis=-1).astype(np.int32)
+        return classes
 
 
-class Affine(Classifier):
-    """What the classifiers that begin with an affine map share.
-
-    A kind of classifier says which `values` of its `setting` are tried (from the strongest regularisation to the
-    weakest), how to find the map and what else it needs in the row space (`_solve`), and how the map's outputs
-    become probabilities (`_shares`).
-    """
-
-    setting: ClassVar[str]
-    values: ClassVar[tuple[float, ...]]
+class AffineClassifier(Affine, Classifier):
+    """What the classifiers that begin with an affine map share."""
 
     def __init__(self, *, n_classes: int) -> None:
+        super().__init__()
         self.n_classes = n_classes
-        self.chosen = {}
-        self._arrays: Arrays = {}
-
-    def fit(self, x: np.ndarray, y: np.ndarray, *, units: np.ndarray | None = None, seed: int = 0) -> Self:
-        """See `Classifier.fit`. The scaler is fitted once on the draw, without labels; folds share it."""
-        with one_thread():
-            self._fit(RowSpace(x), y, np.arange(len(y)) if units is None else units, seed)
-        return self
-
-    def _fit(self, space: RowSpace, y: np.ndarray, units: np.ndarray, seed: int) -> None:
-        z = space.coordinates
-
-        def fit_rows(rows: np.ndarray, value: float) -> Any:
-            parts = self._solve(z[rows], y[rows], value, seed)
-            return lambda held_out: self._shares(z[held_out] @ parts["weight"] + parts["bias"], parts)
-
-        value = choose(self._candidates(y), fit_rows, y, units, seed=seed)
-        self._arrays = self._solve(z, y, value, seed)
-        self._arrays["weight"], self._arrays["bias"] = space.fold(self._arrays["weight"], self._arrays["bias"])
-        self.chosen = {self.setting: value}
-
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """See `Classifier.probabilities`."""
-        return self._shares(
-            x.astype(np.float32, copy=False) @ self._arrays["weight"] + self._arrays["bias"], self._arrays
-        )
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """See `Classifier.state`."""
-        return dict(self._arrays), {"classifier": self.name, "n_classes": self.n_classes, "chosen": self.chosen}
+        """See `Learner.state`."""
+        arrays, info = super().state()
+        return arrays, {**info, "n_classes": self.n_classes}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Self:
-        """See `Classifier.from_state`."""
-        classifier = cls(n_classes=int(info["n_classes"]))
-        classifier.chosen = dict(info["chosen"])
-        classifier._arrays = dict(arrays)
-        return classifier
+        """See `Learner.from_state`."""
+        return cls(n_classes=int(info["n_classes"]))._restored(arrays, info)
 
-    def _candidates(self, y: np.ndarray) -> tuple[float, ...]:
-        return self.values
-
-    @abstractmethod
-    def _solve(self, z: np.ndarray, y: np.ndarray, value: float, seed: int) -> Arrays:
-        """Coordinates (n, r) float64 -> at least `weight` (r, H) and `bias` (H,)."""
-
-    @abstractmethod
-    def _shares(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
-        """Outputs of the affine map (m, H) -> probabilities (m, C)."""
+    def _choose(self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int) -> float:
+        return choose(values, fit, y, units, seed=seed)
 
 
-class Logistic(Affine):
+class Logistic(AffineClassifier):
     """Logistic regression with an L2 penalty; softmax regression for more than two classes."""
 
     name = "logistic"
@@ -144,7 +77,7 @@ class Logistic(Affine):
         weight, bias = linear.logistic(z, y, n_classes=self.n_classes, C=value)
         return {"weight": weight, "bias": bias}
 
-    def _shares(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
+    def _answers(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
         return linear.softmax(outputs)
 
 
@@ -171,31 +104,14 @@ class SVM(Logistic):
         return {"weight": weight, "bias": bias}
 
 
-class Neighbours(Affine):
-    """k nearest training samples by Euclidean distance of the standardised features.
+class Neighbours(NearestNeighbours, AffineClassifier):
+    """Votes of the nearest training samples; see `NearestNeighbours`."""
 
-    Votes fall linearly with rank, from k for the nearest to 1 (after Dudani 1976): that also breaks ties.
-    """
-
-    name = "knn"
     meaning = "rank-weighted share of the k nearest training samples"
-    setting = "k"
-    values = (45, 25, 15, 9, 5, 3, 1)
 
-    def _candidates(self, y: np.ndarray) -> tuple[float, ...]:
-        # A fold trains on at least half of the draw.
-        return tuple(k for k in self.values if k <= max(1, len(y) // 2))
-
-    def _solve(self, z: np.ndarray, y: np.ndarray, value: float, seed: int) -> Arrays:
-        # |x - z|^2 = |x|^2 - 2 (x.z - |z|^2 / 2): the largest x.z - |z|^2 / 2 is the nearest. What x has outside the
-        # row space adds the same to every distance.
-        return {"weight": z.T, "bias": -(z**2).sum(axis=1) / 2, "labels": y.astype(np.int64), "k": np.array(int(value))}
-
-    def _shares(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
-        k = min(int(arrays["k"]), outputs.shape[1])
-        nearest = np.argpartition(-outputs, k - 1, axis=1)[:, :k]
-        rank = np.argsort(-np.take_along_axis(outputs, nearest, axis=1), axis=1, kind="stable")
-        labels = arrays["labels"][np.take_along_axis(nearest, rank, axis=1)]  # (m, k), nearest first
+    def _answers(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
+        labels = self._nearest(outputs, arrays)
+        k = labels.shape[1]
         votes = np.zeros((len(outputs), self.n_classes))
         for place in range(k):
             votes[np.arange(len(outputs)), labels[:, place]] += k - place
@@ -203,41 +119,18 @@ class Neighbours(Affine):
         return shares
 
 
-class MLP(Affine):
-    """One hidden layer of 32 rectified units, fitted by L-BFGS for at most 100 steps; the L2 penalty is chosen."""
+class MLP(HiddenLayer, AffineClassifier):
+    """A network with one hidden layer; see `HiddenLayer`."""
 
-    name = "mlp"
     meaning = "probabilities of the network"
-    setting = "alpha"
-    values = (10.0, 1.0, 0.1)
-    hidden: ClassVar[int] = 32
-    steps: ClassVar[int] = 100  # reaching them is no failure: stopping early is part of the regularisation
 
     def _solve(self, z: np.ndarray, y: np.ndarray, value: float, seed: int) -> Arrays:
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
-        # Rows have unit length; a network starts best from coordinates of unit size.
-        size = 1 / max(float(np.sqrt((z**2).mean())), 1e-12)
-        network = MLPClassifier((self.hidden,), solver="lbfgs", alpha=value, max_iter=self.steps, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            network.fit(z * size, y)
-        (first, second), (bias, bias2) = network.coefs_, network.intercepts_
-        return {"weight": first * size, "bias": bias, "weight2": second, "bias2": bias2}
+        return self._trained(MLPClassifier, z, y, value, seed)
 
-    def _shares(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
-        return linear.softmax(np.maximum(outputs, 0) @ arrays["weight2"] + arrays["bias2"])
-
-
-def one_thread() -> AbstractContextManager[object]:
-    """One BLAS thread for the block.
-
-    The matrices of a draw are small: a second thread gains little, and loses a factor of ten and more where the cores
-    are shared. One thread also makes results independent of the number of cores.
-    """
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
+    def _answers(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
+        return linear.softmax(self._second(outputs, arrays))
 
 
 def create(name: str, *, n_classes: int, shape: tuple[int, int, int] | None = None, device: str = "cpu") -> Classifier:
@@ -265,8 +158,8 @@ def restore(arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Classi
     return kind.from_state(arrays, info)
 
 
-def _kind(name: str) -> type[Affine]:
-    kinds: dict[str, type[Affine]] = {kind.name: kind for kind in (Logistic, Ridge, SVM, Neighbours, MLP)}
+def _kind(name: str) -> type[AffineClassifier]:
+    kinds: dict[str, type[AffineClassifier]] = {kind.name: kind for kind in (Logistic, Ridge, SVM, Neighbours, MLP)}
     if name not in kinds:
         raise ToolkitError(f"no classifier called {name!r}: set probe.classifier to one of {', '.join(NAMES)}")
     return kinds[name]

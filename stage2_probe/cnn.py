@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .classifiers import Arrays, Classifier
+from .classifiers import Classifier
+from .learner import Arrays
 from .linear import softmax
 from .selection import choose
 
@@ -46,7 +47,7 @@ class CNN(Classifier):
         self._network = self._fresh()
 
     def fit(self, x: np.ndarray, y: np.ndarray, *, units: np.ndarray | None = None, seed: int = 0) -> Self:
-        """See `Classifier.fit`; standardised by channel."""
+        """See `Learner.fit`; standardised by channel."""
         grid = x.reshape(len(x), *self.shape)
         self._mean = grid.mean(axis=(0, 2, 3), dtype=np.float64).astype(np.float32)
         sd = grid.std(axis=(0, 2, 3), dtype=np.float64)
@@ -68,20 +69,20 @@ class CNN(Classifier):
         self._network = self._train(inputs, targets, decay, seed)
         self.chosen = {"weight_decay": decay}
 
-    def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """See `Classifier.probabilities`."""
+    def answers(self, x: np.ndarray) -> np.ndarray:
+        """See `Learner.answers`."""
         with _one_thread():
             return self._shares(self._network, self._inputs(x))
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """See `Classifier.state`."""
+        """See `Learner.state`."""
         arrays = {name: value.cpu().numpy() for name, value in self._network.state_dict().items()}
         info = {"classifier": self.name, "n_classes": self.n_classes, "chosen": self.chosen, "shape": list(self.shape)}
         return {**arrays, "mean": self._mean, "scale": self._scale}, info
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Self:
-        """See `Classifier.from_state`; always on the CPU."""
+        """See `Learner.from_state`; always on the CPU."""
         classifier = cls(n_classes=int(info["n_classes"]), shape=tuple(info["shape"]))
         classifier.chosen = dict(info["chosen"])
         classifier._mean, classifier._scale = arrays["mean"], arrays["scale"]

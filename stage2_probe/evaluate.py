@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from toolkit_datasets.progress import Bar
 
-from .classifiers import Classifier, one_thread
-from .draws import Task
 from .features import FeatureSet, block_rows
+from .learner import Learner, one_thread
+from .task import Task
 
 
 @dataclass(frozen=True)
@@ -19,69 +19,68 @@ class Outcome:
     """What one feature set gave at one size.
 
     Attributes:
-        correct: (draws, T) whether each test sample was predicted rightly.
-        shares: (draws, T, C) probabilities, or None where they were not asked for.
+        predicted: (draws, T) the class (integer) or target (float64) predicted for each test sample.
+        answers: (draws, T, A) probabilities or predictions, or None where they were not asked for.
         chosen: the setting that each draw's cross-validation chose.
-        first: the classifier of draw 0.
+        first: the learner of draw 0.
     """
 
-    correct: np.ndarray
-    shares: np.ndarray | None
+    predicted: np.ndarray
+    answers: np.ndarray | None
     chosen: tuple[dict[str, float], ...]
-    first: Classifier
+    first: Learner
 
 
 def evaluate(
     features: FeatureSet,
     task: Task,
     draws: list[np.ndarray],
-    create: Callable[[], Classifier],
+    create: Callable[[], Learner],
     *,
     seed: int,
-    keep_shares: bool,
+    keep_answers: bool,
     bar: Bar,
 ) -> Outcome:
-    """Fit a classifier on every draw, then score the whole test set with each.
+    """Fit a learner on every draw, then score the whole test set with each.
 
     Args:
         features: of pool and test.
-        task: see draws.py.
+        task: see task.py.
         draws: positions in the pool.
-        create: makes a fresh classifier.
+        create: makes a fresh learner.
         seed: draw i's folds and random starts follow from (seed, i).
-        keep_shares: keep the probabilities, for metrics beyond accuracy.
+        keep_answers: keep the probabilities, for metrics beyond accuracy.
         bar: counts draws.
     """
     fitted = []
     with one_thread():
         for number, positions in enumerate(draws):
             x = features.take(task.pool[positions])
-            classifier = create().fit(
+            learner = create().fit(
                 x, task.pool_y[positions], units=task.pool_groups[positions], seed=draw_seed(seed, number)
             )
-            fitted.append(classifier)
+            fitted.append(learner)
             bar.update()
-        shares = score(features, task.test, fitted)
-    predicted = shares.argmax(axis=2)
+        answers = score(features, task.test, fitted)
     return Outcome(
-        correct=predicted == task.test_y,
-        shares=shares if keep_shares else None,
-        chosen=tuple(classifier.chosen for classifier in fitted),
+        predicted=fitted[0].decided(answers),
+        answers=answers if keep_answers else None,
+        chosen=tuple(learner.chosen for learner in fitted),
         first=fitted[0],
     )
 
 
-def score(features: FeatureSet, rows: np.ndarray, classifiers: list[Classifier]) -> np.ndarray:
-    """Probabilities of several classifiers for rows of the store: (classifiers, rows, C) float64.
+def score(features: FeatureSet, rows: np.ndarray, learners: Sequence[Learner]) -> np.ndarray:
+    """Answers of several learners for rows of the store: (learners, rows, A) float64.
 
-    Features are read once, block by block, however many classifiers there are.
+    Features are read once, block by block, however many learners there are.
     """
-    result = np.empty((len(classifiers), len(rows), classifiers[0].n_classes))
+    result = np.empty((len(learners), len(rows), learners[0].columns))
     step = block_rows(features.width * 4)
     for start in range(0, len(rows), step):
         block = features.take(rows[start : start + step])
-        for i, classifier in enumerate(classifiers):
-            result[i, start : start + step] = classifier.probabilities(block)
+        for i, learner in enumerate(learners):
+            result[i, start : start + step] = learner.answers(block)
     return result
 
 

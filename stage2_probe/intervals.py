@@ -2,14 +2,14 @@
 
 The draws of a probe share their pool, their test set and their encoder, so they are no independent experiments: a
 t-interval over them would be too narrow. Each resample draws the test groups with replacement (whole subjects, or
-single pictures where there are no groups) and, independently, the draws; the accuracy is computed anew. All feature
+single pictures where there are no groups) and, independently, the draws; the score is computed anew. All feature
 sets see the same resamples, so differences between them are paired. What this does not cover: another pool of
 labels, and another seed of the encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -38,34 +38,73 @@ class Bootstrap:
 
     def accuracies(self, correct: np.ndarray) -> np.ndarray:
         """Test accuracy of every row under every resample of the test groups: (M, T) booleans -> (B, M) float64."""
-        rows = len(correct)
         # Counts stay below 2**24, where float32 is exact, so the sums are too.
         right = np.add.reduceat(correct[:, self._order], self._starts, axis=1, dtype=np.float32)  # (M, G)
+        result = np.empty((self._resamples, len(correct)))
+        for part, weights in self._weights():
+            result[part] = (weights @ right.T) / (weights @ self._sizes)[:, None]
+        return result
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean over test samples of every row under every resample, such as of absolute errors: (M, T) -> (B, M)."""
+        sums = self._sums(np.concatenate([values, np.ones((1, values.shape[1]))]))
+        means: np.ndarray = sums[:, :-1] / sums[:, -1:]
+        return means
+
+    def r2(self, predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """R2 of every row under every resample, a ratio of resampled sums: (M, T) and (T,) -> (B, M).
+
+        Each resample's squared errors are set against its own spread around its own mean; NaN where it has none.
+        """
+        centred = target - target.mean()  # before squares are taken: a year such as 1987 would cost half the digits
+        extra = np.stack([np.ones_like(centred), centred, centred**2])
+        sums = self._sums(np.concatenate([(predicted - target) ** 2, extra]))
+        errors, (count, first, second) = sums[:, :-3], sums[:, -3:].T
+        spread = second - first**2 / count
+        spread[spread <= 1e-12 * (second + 1e-300)] = np.nan  # one value only, up to rounding
+        r2: np.ndarray = 1 - errors / spread[:, None]
+        return r2
+
+    def resample(
+        self, rows: Mapping[Key, np.ndarray], measure: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> dict[Key, np.ndarray]:
+        """Mean score of each entry under every resample of draws and test groups: (draws, T) -> (B,).
+
+        Args:
+            rows: what `measure` takes, one row for each draw.
+            measure: (M, T) -> (B, M), `accuracies` by default.
+        """
+        values = (measure or self.accuracies)(np.concatenate(list(rows.values())))
+        result, row = {}, 0
+        for key, part in rows.items():
+            result[key] = self.over_draws(values[:, row : row + len(part)])
+            row += len(part)
+        return result
+
+    def over_draws(self, values: np.ndarray) -> np.ndarray:
+        """Mean over resampled draws: (B, draws) -> (B,). The same draws are picked for every feature set."""
+        draws = values.shape[1]
+        picked = np.random.default_rng([self._seed, 1, draws]).integers(0, draws, size=values.shape)
+        mean: np.ndarray = np.take_along_axis(values, picked, axis=1).mean(axis=1)
+        return mean
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over test samples of every row under every resample: (M, T) -> (B, M), all in float64."""
+        by_group = np.add.reduceat(values[:, self._order], self._starts, axis=1, dtype=np.float64)  # (M, G)
+        result = np.empty((self._resamples, len(values)))
+        for part, weights in self._weights():
+            result[part] = weights.astype(np.float64) @ by_group.T
+        return result
+
+    def _weights(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """How often each group is in each resample, block by block: slices of B, and (block, G) float32."""
         rng = np.random.default_rng([self._seed, 0])
         count = len(self._sizes)
-        result = np.empty((self._resamples, rows))
         for start in range(0, self._resamples, BLOCK):
             size = min(BLOCK, self._resamples - start)
             picked = rng.integers(0, count, size=(size, count)) + np.arange(size)[:, None] * count
             weights = np.bincount(picked.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
-            result[start : start + size] = (weights @ right.T) / (weights @ self._sizes)[:, None]
-        return result
-
-    def resample(self, correct: Mapping[Key, np.ndarray]) -> dict[Key, np.ndarray]:
-        """Mean accuracy of each entry under every resample of draws and test groups: (draws, T) -> (B,)."""
-        accuracies = self.accuracies(np.concatenate(list(correct.values())))
-        result, row = {}, 0
-        for key, rows in correct.items():
-            result[key] = self.over_draws(accuracies[:, row : row + len(rows)])
-            row += len(rows)
-        return result
-
-    def over_draws(self, accuracies: np.ndarray) -> np.ndarray:
-        """Mean over resampled draws: (B, draws) -> (B,). The same draws are picked for every feature set."""
-        draws = accuracies.shape[1]
-        picked = np.random.default_rng([self._seed, 1, draws]).integers(0, draws, size=accuracies.shape)
-        mean: np.ndarray = np.take_along_axis(accuracies, picked, axis=1).mean(axis=1)
-        return mean
+            yield slice(start, start + size), weights
 
 
 def interval(values: np.ndarray) -> list[float]:

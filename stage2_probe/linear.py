@@ -49,15 +49,26 @@ def svm(z: np.ndarray, y: np.ndarray, *, n_classes: int, C: float) -> tuple[np.n
 
 def ridge(z: np.ndarray, y: np.ndarray, *, n_classes: int, C: float) -> tuple[np.ndarray, np.ndarray]:
     """Least squares on targets of -1 and 1, in closed form; arguments and result as `logistic` (alpha = 1 / 2C)."""
-    sign = _signs(y, n_classes)
-    mean, target = z.mean(axis=0), sign.mean(axis=0)
+    return least_squares(z, _signs(y, n_classes), alpha=1 / (2 * C))
+
+
+def least_squares(z: np.ndarray, targets: np.ndarray, *, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise  sum of squared errors + alpha |w|^2  with a free intercept, in closed form.
+
+    Args:
+        z: (n, r) float64; targets: (n, H) float64; alpha: above 0.
+
+    Returns:
+        Weights (r, H) and intercepts (H,).
+    """
+    mean, target = z.mean(axis=0), targets.mean(axis=0)
     centred = z - mean
     if len(z) < z.shape[1]:  # the smaller of the two equivalent systems
-        kernel = centred @ centred.T + np.eye(len(z)) / (2 * C)
-        weight = centred.T @ np.linalg.solve(kernel, sign - target)
+        kernel = centred @ centred.T + np.eye(len(z)) * alpha
+        weight = centred.T @ np.linalg.solve(kernel, targets - target)
     else:
-        moment = centred.T @ centred + np.eye(z.shape[1]) / (2 * C)
-        weight = np.linalg.solve(moment, centred.T @ (sign - target))
+        moment = centred.T @ centred + np.eye(z.shape[1]) * alpha
+        weight = np.linalg.solve(moment, centred.T @ (targets - target))
     return weight, target - mean @ weight
 
 

@@ -61,6 +61,32 @@ def _area(positive: np.ndarray, score: np.ndarray) -> float | None:
     return u / (n_positive * n_negative)
 
 
+def mae(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean absolute error, in the unit of the targets."""
+    return float(np.abs(predicted - target).mean())
+
+
+def rmse(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Root of the mean squared error, in the unit of the targets."""
+    return float(np.sqrt(((predicted - target) ** 2).mean()))
+
+
+def r2(target: np.ndarray, predicted: np.ndarray) -> float | None:
+    """Share of the targets' variance around their own mean that is predicted: 1 at best, below 0 without limit.
+
+    None where all targets are equal.
+    """
+    spread = float(((target - target.mean()) ** 2).sum())
+    return 1 - float(((predicted - target) ** 2).sum()) / spread if spread else None
+
+
+def pearson(target: np.ndarray, predicted: np.ndarray) -> float | None:
+    """Linear correlation, -1 to 1; blind to a wrong mean or scale. None where either side is constant."""
+    a, b = target - target.mean(), predicted - predicted.mean()
+    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / size if size else None
+
+
 def mean_sd(values: list[float | None]) -> dict[str, float | None]:
     """Mean and sample standard deviation over draws; None where undefined (the sd of a single draw)."""
     defined = [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""Label new codes with a saved classifier."""
+"""Label new codes with a saved classifier or regressor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pandas as pd
 
 from toolkit_datasets.codes import Codes
 
-from .classifiers import one_thread
 from .evaluate import score
 from .features import feature_set
+from .learner import one_thread
 from .saved import check_codes, load
 
 
@@ -20,7 +20,7 @@ def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) ->
 
     Returns:
         Columns file, id, predicted, and p_<class> for each class, which sum to one; `classifier.json` says under
-        `probabilities` what they are.
+        `probabilities` what they are. For continuous targets: file, id, prediction, in the unit of the labels.
 
     Raises:
         ToolkitError: no classifier there, or codes of another model, content or grid.
@@ -30,11 +30,14 @@ def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) ->
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
     features = feature_set(codes, saved.features, saved.grid)
     with one_thread():
-        shares = score(features, rows, [saved.classifier])[0]
-    return prediction_table(codes.manifest.iloc[rows], shares, saved.classes)
+        answers = score(features, rows, [saved.classifier])[0]
+    manifest = codes.manifest.iloc[rows]
+    if saved.kind == "continuous":
+        return target_table(manifest, saved.classifier.decided(answers))
+    return class_table(manifest, answers, saved.classes)
 
 
-def prediction_table(manifest: pd.DataFrame, shares: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+def class_table(manifest: pd.DataFrame, shares: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
     """Rows of a manifest and their probabilities (n, C) as a table with columns file, id, predicted, p_<class>."""
     names = np.array(classes, dtype=object)
     table = manifest[["file", "id"]].reset_index(drop=True)
@@ -42,3 +45,8 @@ def prediction_table(manifest: pd.DataFrame, shares: np.ndarray, classes: tuple[
     for i, name in enumerate(classes):
         table[f"p_{name}"] = shares[:, i]
     return table
+
+
+def target_table(manifest: pd.DataFrame, predicted: np.ndarray) -> pd.DataFrame:
+    """Rows of a manifest and their predicted targets (n,) as a table with columns file, id, prediction."""
+    return manifest[["file", "id"]].reset_index(drop=True).assign(prediction=predicted)

@@ -1,4 +1,7 @@
-"""A fitted classifier on disk: `classifier.json` (what it is) and `classifier.npz` (its numbers). Never pickle."""
+"""A fitted classifier on disk: `classifier.json` (what it is) and `classifier.npz` (its numbers). Never pickle.
+
+A regressor of continuous targets is saved in the same two files; `kind` in the JSON tells them apart.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,30 @@ import numpy as np
 from toolkit_datasets.atomic import replacing, write_json
 from toolkit_datasets.codes import Codes, Level
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.targets import Kind
 
-from .classifiers import Classifier, restore
+from . import classifiers, regressors
+from .learner import Learner
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A classifier with all that is needed to apply it to new codes."""
+    """A classifier or regressor with all that is needed to apply it to new codes."""
 
-    classifier: Classifier
-    classes: tuple[str, ...]
+    classifier: Learner
+    classes: tuple[str, ...]  # empty for a regressor
     features: str
     grid: int
     model_hash: str
     content: str
     levels: tuple[Level, ...]
+
+    @property
+    def kind(self) -> Kind:
+        """What it predicts."""
+        return "continuous" if isinstance(self.classifier, regressors.Regressor) else "class"
 
 
 def save(folder: Path, saved: Saved, **about: Any) -> None:
@@ -45,9 +55,10 @@ def save(folder: Path, saved: Saved, **about: Any) -> None:
         folder / "classifier.json",
         {
             "format_version": FORMAT_VERSION,
+            "kind": saved.kind,
             **info,
             "classes": list(saved.classes),
-            "probabilities": saved.classifier.meaning,
+            "prediction" if saved.kind == "continuous" else "probabilities": saved.classifier.meaning,
             "features": saved.features,
             "grid": saved.grid,
             "content": _kind(saved.content),
@@ -81,8 +92,9 @@ def load(folder: Path) -> Saved:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+        family = regressors if info.get("kind", "class") == "continuous" else classifiers  # older files have classes
         return Saved(
-            classifier=restore(arrays, info),
+            classifier=family.restore(arrays, info),
             classes=tuple(info["classes"]),
             features=info["features"],
             grid=info["grid"],

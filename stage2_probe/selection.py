@@ -1,4 +1,4 @@
-"""Choosing a classifier's one setting by cross-validation inside a draw; the test set is never in sight."""
+"""Choosing a learner's one setting by cross-validation inside a draw; the test set is never in sight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPEAT_BELOW = 50  # units; from there on one cross-validation is steady enough
 
 Value = TypeVar("Value")
 Fit = Callable[[np.ndarray, Value], Callable[[np.ndarray], np.ndarray]]
-"""(training rows, value) -> a function from rows to class probabilities (rows, C)."""
+"""(training rows, value) -> a function from rows to answers: (rows, C) probabilities, or (rows, 1) predictions."""
 
 
 def choose(
@@ -46,6 +46,23 @@ def choose(
     return values[best]
 
 
+def choose_by_error(values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int) -> Value:
+    """The value with the least cross-validated squared error; among equals the first, the strongest regularisation.
+
+    As `choose`, for continuous targets `y` (n,) float64; with a single unit the middle value is returned.
+    """
+    rng = np.random.default_rng(seed)
+    loss = np.zeros(len(values))
+    count = len(np.unique(units))
+    if count < 2:
+        return values[len(values) // 2]
+    for _ in range(REPEATS if count < REPEAT_BELOW else 1):
+        for training, held_out in folds_by_target(y, units, rng):
+            for i, value in enumerate(values):
+                loss[i] += ((fit(training, value)(held_out)[:, 0] - y[held_out]) ** 2).sum()
+    return values[int(loss.argmin())]
+
+
 def folds(y: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """At most `FOLDS` pairs of (training rows, held-out rows), stratified by label, whole units.
 
@@ -66,6 +83,27 @@ def folds(y: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> list[tu
         dealt += len(members)  # the next class goes on where this one stopped: folds stay equally large
     parts = [(np.flatnonzero(fold[unit] != i), np.flatnonzero(fold[unit] == i)) for i in range(k)]
     return [part for part in parts if set(y[part[0]]) == set(y)]  # units of mixed labels may take a class along
+
+
+def folds_by_target(y: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """At most `FOLDS` pairs of (training rows, held-out rows), whole units, each fold spread over the targets.
+
+    Units in order of their mean target are taken k at a time, and each such block is dealt at random to the k folds.
+    """
+    names, unit = np.unique(units, return_inverse=True)
+    k = min(FOLDS, len(names))
+    order = np.argsort(unit_means(y, unit), kind="stable")
+    fold = np.empty(len(names), dtype=np.int64)
+    for start in range(0, len(names), k):
+        block = order[start : start + k]
+        fold[block] = rng.permutation(k)[: len(block)]
+    return [(np.flatnonzero(fold[unit] != i), np.flatnonzero(fold[unit] == i)) for i in range(k)]
+
+
+def unit_means(y: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The mean target of each unit: (n,) float64 and (n,) units numbered from 0 -> (n_units,)."""
+    means: np.ndarray = np.bincount(unit, weights=y) / np.bincount(unit)
+    return means
 
 
 def majority(y: np.ndarray, unit: np.ndarray, n_units: int) -> np.ndarray:

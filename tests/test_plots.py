@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from toolkit import plots
+from toolkit import drawing, plots
 
 NAMES = ["cat", "<b>&\"'", "$\\frac{1$", "x" * 300]
 
@@ -42,7 +42,7 @@ def cloud(n: int = 60, classes: int = 4) -> tuple[np.ndarray, list[str]]:
 
 DRAWN: dict[str, Callable[[], str]] = {
     "loss": lambda: plots.loss_svg(history()),
-    "bars": lambda: plots.accuracy_bars([("codes", "these codes", point(0.6)), ("own", NAMES[1], point(0.5))]),
+    "bars": lambda: plots.score_bars([("codes", "these codes", point(0.6)), ("own", NAMES[1], point(0.5))]),
     "curve": lambda: plots.label_curve(curve(), {"codes": NAMES[1]}, ("chance", 0.5)),
     "confusion": lambda: plots.confusion(np.arange(16).reshape(4, 4), NAMES),
     "usage": lambda: plots.usage([5, 3, 0, 1]),
@@ -108,12 +108,12 @@ def test_scripts_without_a_glyph_do_not_warn(recwarn: pytest.WarningsRecorder) -
 
 
 def test_accuracy_is_where_it_belongs() -> None:
-    svg = plots.accuracy_bars([("codes", "codes", point(0.531)), ("pixels", "pixels", point(0.543))])
+    svg = plots.score_bars([("codes", "codes", point(0.531)), ("pixels", "pixels", point(0.543))])
     assert {"53.1", "54.3", "codes", "pixels"} <= set(texts(svg))
 
 
 def test_accuracy_without_interval_is_a_dot() -> None:
-    assert "60.0" in texts(plots.accuracy_bars([("codes", "codes", {"mean": 0.6, "ci95": None})]))
+    assert "60.0" in texts(plots.score_bars([("codes", "codes", {"mean": 0.6, "ci95": None})]))
 
 
 def test_curve_leaves_out_sizes_that_were_not_run() -> None:
@@ -182,4 +182,4 @@ def test_contact_sheet_shows_the_true_colours(tmp_path: Path) -> None:
     [("cat", 5, "cat"), ("abcdef", 5, "ab…ef"), ("abcdefg", 6, "abc…fg"), (" a\n b ", 9, "a b")],
 )
 def test_shorten(text: str, length: int, expected: str) -> None:
-    assert plots.shorten(text, length) == expected
+    assert drawing.shorten(text, length) == expected

@@ -56,6 +56,8 @@ def test_the_commands_of_a_page_run_in_order(
     write_pictures(tmp_path / "new-images", [f"{i}.png" for i in range(7)])
     rows = "".join(f"{i}.png,{'oak' if i % 2 else 'elm'}\n" for i in range(100))
     (tmp_path / "labels.csv").write_text("file,label\n" + rows)
+    ages = "".join(f"{i}.png,{20 + i / 2}\n" for i in range(100))
+    (tmp_path / "ages.csv").write_text("file,label\n" + ages)
     monkeypatch.chdir(tmp_path)
     for command in found:
         result = CliRunner().invoke(main, shortened(command))

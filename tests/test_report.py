@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toolkit import report, wording
+from toolkit import code_map, report, wording
 from toolkit_datasets.codes import CodeWriter, Level, StoreInfo, manifest_of
 from toolkit_datasets.errors import ToolkitError
 
@@ -410,8 +410,8 @@ def test_quarters_are_means_in_reading_order() -> None:
     vectors = np.arange(2 * 1 * 3 * 4.0).reshape(2, 1, 3, 4)
     first = vectors[0, 0]
     expected = [first[:2, :2].mean(), first[:2, 2:].mean(), first[2:, :2].mean(), first[2:, 2:].mean()]
-    assert report.quarters(vectors)[0].tolist() == expected
-    assert report.quarters(vectors[:, :, :1, :1]).tolist() == [[0.0], [12.0]]
+    assert code_map.quarters(vectors)[0].tolist() == expected
+    assert code_map.quarters(vectors[:, :, :1, :1]).tolist() == [[0.0], [12.0]]
 
 
 def test_the_majority_is_a_line_and_no_curve() -> None:
@@ -428,18 +428,18 @@ def test_principal_plane_finds_a_planted_plane() -> None:
     plane = random.normal(size=(500, 2)) * [5.0, 2.0]
     basis = np.linalg.qr(random.normal(size=(7, 2)))[0]  # (7, 2)
     features = plane @ basis.T + random.normal(scale=1e-3, size=(500, 7)) + 3
-    points, shares = report.principal_plane(features)
+    points, shares = code_map.principal_plane(features)
     assert sum(shares) == pytest.approx(1, abs=1e-5)
     assert shares[0] > shares[1]
     assert abs(np.corrcoef(points[:, 0], plane[:, 0])[0, 1]) > 0.98
-    assert np.array_equal(points, report.principal_plane(features)[0])
+    assert np.array_equal(points, code_map.principal_plane(features)[0])
 
 
 def test_principal_plane_of_equal_codes_is_no_error() -> None:
-    points, shares = report.principal_plane(np.ones((5, 3)))
+    points, shares = code_map.principal_plane(np.ones((5, 3)))
     assert not points.any()
     assert shares == (0.0, 0.0)
-    assert report.principal_plane(np.arange(5.0)[:, None])[1] == (1.0, 0.0)
+    assert code_map.principal_plane(np.arange(5.0)[:, None])[1] == (1.0, 0.0)
 
 
 EVIL = ["<script>alert(1)</script>", "$\\frac{a}$ & \"b\" onload='x'", "long " * 200, "猫 жук"]

@@ -143,7 +143,7 @@ def test_neighbours_equal_sklearn() -> None:
 
 def test_neighbour_votes_by_hand() -> None:
     knn = create("knn", n_classes=2)
-    shares = knn._shares(np.array([[0.1, 0.9, 0.5]]), {"labels": np.array([0, 1, 0]), "k": np.array(3)})  # type: ignore[attr-defined]
+    shares = knn._answers(np.array([[0.1, 0.9, 0.5]]), {"labels": np.array([0, 1, 0]), "k": np.array(3)})  # type: ignore[attr-defined]
     np.testing.assert_allclose(shares, [[2 / 6 + 1 / 6, 3 / 6]])
 
 

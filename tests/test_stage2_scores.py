@@ -8,8 +8,9 @@ import pytest
 from sklearn import metrics as peer
 
 from stage2_probe import metrics
-from stage2_probe.draws import Task, draw, plan, task_of
+from stage2_probe.draws import draw, plan
 from stage2_probe.intervals import Bootstrap, interval
+from stage2_probe.task import Task, task_of
 from toolkit_datasets.errors import ToolkitError
 
 

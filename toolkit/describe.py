@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from toolkit_datasets.card import card_names, load_card
 from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.targets import counted, number
 
 SHEET_IMAGES = 48
 
@@ -27,7 +29,8 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     """Counts per split and label, sizes and modes as stored, and what is skipped and why."""
     samples, details, card = prepared.samples, prepared.details, prepared.card
     good = samples["status"] == "ok"
-    table = samples[good].groupby(["split", "label"]).size().unstack(fill_value=0)
+    labels = counted(samples["label"], card.labels.kind)
+    table = samples[good].assign(label=labels[good]).groupby(["split", "label"]).size().unstack(fill_value=0)
     sizes = (details["width"] + "x" + details["height"])[good].value_counts()
     return {
         "card": card.name,
@@ -37,7 +40,8 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "images": len(samples),
         "decoded": int(good.sum()),
         "ignored": prepared.ignored,
-        "labels": {str(k): int(v) for k, v in samples[good & (samples["label"] != "")]["label"].value_counts().items()},
+        "labels": {str(k): int(v) for k, v in labels[good & (labels != "")].value_counts().items()},
+        **({"targets": _range(samples[good])} if card.labels.kind == "continuous" else {}),
         "unlabelled": int((good & (samples["label"] == "")).sum()),
         "splits": {str(split): {str(k): int(v) for k, v in row.items()} for split, row in table.iterrows()},
         "groups": int(samples[good & (samples["group"] != "")]["group"].nunique()),
@@ -63,7 +67,8 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
         f"licence   {found['licence']}",
         f"images    {found['images']:,} ({found['decoded']:,} decode, {len(found['skipped']):,} skipped); "
         f"{found['ignored']:,} other files ignored",
-        f"labels    {_counts(found['labels'])}" + (f"; {found['unlabelled']:,} without" if found["unlabelled"] else ""),
+        f"labels    {_targets(found) or _counts(found['labels'])}"
+        + (f"; {found['unlabelled']:,} without" if found["unlabelled"] else ""),
         f"sizes     {_counts(found['sizes'])}",
         f"modes     {_counts(found['modes'])}",
         f"become    {becomes['size']}x{becomes['size']} {colours}, {becomes['fit']}",
@@ -97,7 +102,12 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
     ]
     if "probe" in steps:
         p = card.probe
-        lines.append(f"probe     {p.draws} draws of {p.labels} labels, {p.features} -> {p.classifier}")
+        learner: str = p.classifier
+        if card.labels.kind == "continuous":
+            from stage2_probe.regressors import name_for
+
+            learner = name_for(learner)
+        lines.append(f"probe     {p.draws} draws of {p.labels} labels, {p.features} -> {learner}")
     return "\n".join(lines)
 
 
@@ -115,6 +125,22 @@ def write_sheet(prepared: Prepared, path: Path) -> None:
         f"{i.rsplit('/', 1)[-1]} {label}".strip() for i, label in zip(samples["id"], samples["label"], strict=True)
     ]
     contact_sheet(prepared.images[rows], captions, path)
+
+
+def _range(samples: pd.DataFrame) -> dict[str, float] | None:
+    """Smallest, median and largest label where the labels are numbers; None where there is none."""
+    values = [value for label in samples["label"] if (value := number(label)) is not None]
+    if not values:
+        return None
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def _targets(found: dict[str, Any]) -> str:
+    spread = found.get("targets")
+    if not spread:
+        return ""
+    total = sum(found["labels"].values())
+    return f"{total:,} numbers from {spread['min']:g} to {spread['max']:g}, median {spread['median']:g}"
 
 
 def _counts(counts: dict[str, int], most: int = 8) -> str:

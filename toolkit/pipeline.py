@@ -18,6 +18,7 @@ from toolkit_datasets.codes import Codes, open_codes, versions
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
 from toolkit_datasets.progress import Progress
+from toolkit_datasets.targets import counted
 
 from .runs import Data, check_out, clear, read_run, write_run
 
@@ -141,7 +142,7 @@ def probe_run(
 
         prepared = open_data(card, data, split=False, workers=workers, progress=progress)
         images = image_baselines(codes, prepared, card.probe, device=device, progress=progress)
-    results = probe(codes, card.probe, seed=card.seed, out=out, images=images, progress=progress)
+    results = probe(codes, card.probe, seed=card.seed, out=out, kind=card.labels.kind, images=images, progress=progress)
     write_text(out / "card.toml", card_text(card))
     return results
 
@@ -195,8 +196,9 @@ def run_all(
 
 def about_run(prepared: Prepared, command: str) -> dict[str, Any]:
     """What was run, on what."""
-    samples = prepared.samples
-    counts = samples[samples["status"] == "ok"].groupby(["split", "label"]).size()
+    samples, kind = prepared.samples, prepared.card.labels.kind
+    good = samples[samples["status"] == "ok"]
+    counts = good.assign(label=counted(good["label"], kind)).groupby(["split", "label"]).size()
     splits: dict[str, dict[str, int]] = {}
     for (split, label), count in counts.items():
         splits.setdefault(str(split), {})[str(label)] = int(count)
@@ -211,6 +213,7 @@ def about_run(prepared: Prepared, command: str) -> dict[str, Any]:
             "total": len(samples),
             "ok": int((samples["status"] == "ok").sum()),
             "skipped": len(prepared.skipped),
+            "labels": kind,
             "splits": splits,
         },
     }
@@ -221,6 +224,8 @@ def unprobeable(prepared: Prepared) -> str:
     labels = prepared.samples["label"].iloc[prepared.rows("labelled", "test")]
     if len(labels) == 0:
         return "no image of the pool or the test split carries a label; add some with --labels table.csv"
+    if labels.nunique() == 1 and prepared.card.labels.kind == "continuous":
+        return f"all labelled images have the same number, {labels.iat[0]}; a regressor needs targets that differ"
     if labels.nunique() == 1:
         return f"all labelled images are called {labels.iat[0]!r}; a classifier needs two classes or more"
     return ""
@@ -230,12 +235,15 @@ def check_draws(prepared: Prepared) -> None:
     """Refuse what the probe would refuse, before any training.
 
     Raises:
-        ToolkitError: the pool is too small for the draws that the card wants.
+        ToolkitError: the pool is too small for the draws that the card wants, or its classifier knows no numbers.
     """
-    from stage2_probe.draws import check_size, task_of
+    from stage2_probe.regressors import name_for
+    from stage2_probe.task import task_of
 
-    good = prepared.samples[prepared.samples["status"] == "ok"]
-    check_size(task_of(good), prepared.card.probe.labels)
+    card = prepared.card
+    if card.labels.kind == "continuous":
+        name_for(card.probe.classifier)
+    task_of(prepared.samples[prepared.samples["status"] == "ok"], card.labels.kind).check_size(card.probe.labels)
 
 
 def without_counts(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,89 +1,74 @@
-"""Every plot of a run: PNG files beside stage 1's output, and SVG text for the report.
-
-Figures are plain objects drawn on the Agg and SVG canvases: no pyplot, no window, no state left behind. The SVG has no
-date and a fixed salt, so the same numbers give the same bytes. Its ink, rules and series colours become CSS variables
-(with the light colour as fallback), so that one drawing serves light, dark and print. Labels are data: mathematics in
-`$...$` is never interpreted, and matplotlib escapes them.
-"""
+"""Every plot of a run: PNG files beside stage 1's output, and SVG text for the report; drawing.py holds the style."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from toolkit_datasets.atomic import replacing
-
-WIDTH = 6.0  # inches; with 10 pt text it reads well from a telephone (x0.9) to a page (x1.4)
-INK, RULE, PAPER = "#22262a", "#d5d9dd", "#fefefe"
-# Okabe & Ito (2008), told apart by colour-blind readers; yellow left out: it vanishes on white paper.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7f85")
-SERIES = {"codes": 0, "pixels": 1, "hog": 2, "random": 3}  # one colour and marker per feature set, in every plot
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-VARIABLES = {INK: "--ink", RULE: "--rule", PAPER: "--paper"} | {c: f"--c{i}" for i, c in enumerate(PALETTE)}
-
-STYLE: dict[str, Any] = {
-    "text.parse_math": False,  # a label such as "$x" is a name, not mathematics
-    "svg.fonttype": "none",  # text stays text: searchable, small, in any script that the reader's browser knows
-    "font.size": 10,
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so PNG files look the same everywhere
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "figure.constrained_layout.use": True,
-}
+from .drawing import (
+    INK,
+    MARKERS,
+    PALETTE,
+    WIDTH,
+    legend_above,
+    look_of,
+    new_figure,
+    shorten,
+    styled,
+    svg_text,
+    write_png,
+)
+from .wording import amount
 
 
-def shorten(text: str, length: int = 22) -> str:
-    """`text` in one line of at most `length` characters; what is left out in the middle is marked by an ellipsis."""
-    text = " ".join(text.split())
-    if len(text) <= length:
-        return text
-    head = (length - 1) // 2 + (length - 1) % 2
-    return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
+@dataclass(frozen=True)
+class Measure:
+    """A score that is drawn."""
+
+    name: str  # its key in results
+    title: str  # of the axis
+    tick: Callable[[float], str]  # a number on the axis
+    text: Callable[[float], str]  # a number beside a dot
+    caption: Callable[[float], str]  # a number in a legend
+
+
+ACCURACY = Measure(
+    "accuracy",
+    "accuracy on the test set, %",
+    tick=lambda share: f"{100 * share:.3g}",
+    text=lambda share: f"{100 * share:.1f}",
+    caption=lambda share: f"{100 * share:.1f} %",
+)
+
+
+def error_measure(like: float) -> Measure:
+    """The mean absolute error, in numbers with the decimals of `like`."""
+
+    def text(error: float) -> str:
+        return amount(error, like=like)
+
+    return Measure("mae", "mean absolute error on the test set", tick="{:g}".format, text=text, caption=text)
 
 
 def loss_curve(history_csv: Path, out: Path) -> None:
     """Draw stage 1's `history.csv` (one row per epoch) as a PNG."""
-    with _style("loss"):
-        _write_png(_loss(pd.read_csv(history_csv)), out)
+    with styled("loss"):
+        write_png(_loss(pd.read_csv(history_csv)), out)
 
 
 def loss_svg(history: pd.DataFrame) -> str:
     """The same curve for the report."""
-    with _style("loss"):
-        return _svg(_loss(history), "loss")
+    with styled("loss"):
+        return svg_text(_loss(history), "loss")
 
 
 def reconstruction_grid(examples_npz: Path, out: Path) -> None:
@@ -93,77 +78,86 @@ def reconstruction_grid(examples_npz: Path, out: Path) -> None:
         psnr, ssim = examples["psnr"], examples["ssim"]
     pairs = [np.concatenate(pair) for pair in zip(originals, reconstructions, strict=True)]  # (2H, W, C) each
     captions = [f"{p:.1f} dB, SSIM {s:.2f}" for p, s in zip(psnr, ssim, strict=True)]
-    with _style("reconstructions"):
-        _write_png(_mosaic(pairs, captions, columns=min(8, len(pairs)), title="Original above reconstruction"), out)
+    with styled("reconstructions"):
+        write_png(_mosaic(pairs, captions, columns=min(8, len(pairs)), title="Original above reconstruction"), out)
 
 
 def contact_sheet(images: np.ndarray, captions: Sequence[str], out: Path) -> None:
     """Draw images (n, H, W, C) uint8, eight in a row, each with its caption, as a PNG."""
-    with _style("contact"):
-        _write_png(_mosaic(list(images), captions, columns=8), out)
+    with styled("contact"):
+        write_png(_mosaic(list(images), captions, columns=8), out)
 
 
-def accuracy_bars(rows: Sequence[tuple[str, str, Mapping[str, Any]]], chance: tuple[str, float] | None = None) -> str:
-    """Draw accuracies as dots with their 95 % intervals; SVG.
+def score_bars(
+    rows: Sequence[tuple[str, str, Mapping[str, Any]]],
+    chance: tuple[str, float] | None = None,
+    measure: Measure = ACCURACY,
+) -> str:
+    """Draw scores as dots with their 95 % intervals; SVG.
 
     Args:
-        rows: series name ("codes", "pixels", ...), title, and {"mean", "ci95"} as shares from 0 to 1.
+        rows: series name ("codes", "pixels", ...), title, and {"mean", "ci95"} of the measure.
         chance: caption and height of the line that stands for no knowledge at all.
+        measure: what the numbers are.
     """
-    with _style("accuracy"):
-        figure, axes = _figure(0.9 + 0.36 * len(rows))
-        for y, (name, _, accuracy) in enumerate(rows):
-            low, high = accuracy.get("ci95") or (accuracy["mean"],) * 2
-            colour, marker = _series(name, y)
+    with styled(measure.name):
+        figure, axes = new_figure(0.9 + 0.36 * len(rows))
+        for y, (name, _, score) in enumerate(rows):
+            low, high = score.get("ci95") or (score["mean"],) * 2
+            colour, marker = look_of(name, y)
             axes.plot([low, high], [y, y], color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
-            axes.plot([accuracy["mean"]], [y], color=colour, marker=marker, markersize=7)
+            axes.plot([score["mean"]], [y], color=colour, marker=marker, markersize=7)
             axes.annotate(
-                f"{100 * accuracy['mean']:.1f}", (high, y), xytext=(7, 0), textcoords="offset points", va="center"
+                measure.text(score["mean"]), (high, y), xytext=(7, 0), textcoords="offset points", va="center"
             )
-        _chance_line(axes, chance, vertical=True)
+        _chance_line(axes, chance, measure, vertical=True)
         axes.set_yticks(range(len(rows)), [shorten(title, 26) for _, title, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
-        axes.set_xlabel("accuracy on the test set, %, with 95 % interval")
-        return _svg(figure, "accuracy")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: measure.tick(value)))
+        axes.set_xlabel(f"{measure.title}, with 95 % interval")
+        return svg_text(figure, measure.name)
 
 
 def label_curve(
-    curve: Mapping[str, Any], titles: Mapping[str, str] | None = None, chance: tuple[str, float] | None = None
+    curve: Mapping[str, Any],
+    titles: Mapping[str, str] | None = None,
+    chance: tuple[str, float] | None = None,
+    measure: Measure = ACCURACY,
 ) -> str:
-    """Draw accuracy against the number of labels, with 95 % bands; SVG.
+    """Draw a score against the number of labels, with 95 % bands; SVG.
 
     Args:
-        curve: {"labels": [..], "accuracy": {series: [{"mean", "ci95"} per size]}}; a size that was not run is None.
+        curve: {"labels": [..], measure: {series: [{"mean", "ci95"} per size]}}; a size that was not run is None.
         titles: series name -> what the legend says.
         chance: caption and height of the line that stands for no knowledge at all.
+        measure: what the numbers are.
     """
     titles = titles or {}
-    with _style("curve"):
-        figure, axes = _figure(3.5)
-        for order, (name, points) in enumerate(curve["accuracy"].items()):
+    with styled("curve"):
+        figure, axes = new_figure(3.5)
+        for order, (name, points) in enumerate(curve[measure.name].items()):
             known = [(n, p) for n, p in zip(curve["labels"], points, strict=False) if p and p.get("mean") is not None]
             if not known:
                 continue
-            colour, marker = _series(name, order)
+            colour, marker = look_of(name, order)
             labels = [n for n, _ in known]
             band = [p.get("ci95") or (p["mean"],) * 2 for _, p in known]
             axes.fill_between(labels, [b[0] for b in band], [b[1] for b in band], color=colour, alpha=0.16, linewidth=0)
             title = shorten(titles.get(name, name))
             axes.plot(labels, [p["mean"] for _, p in known], color=colour, marker=marker, label=title)
-        _chance_line(axes, chance, vertical=False)
+        _chance_line(axes, chance, measure, vertical=False)
         axes.set_xscale("log")
         axes.set_xticks(curve["labels"], [f"{n:,}" for n in curve["labels"]])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: measure.tick(value)))
         axes.set_xlabel("labelled images (log scale)")
-        axes.set_ylabel("test accuracy, %")
-        _legend_above(figure, axes)
-        return _svg(figure, "curve")
+        axes.set_ylabel(measure.title)
+        legend_above(figure, axes)
+        return svg_text(figure, "curve")
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
@@ -171,8 +165,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
     matrix = np.asarray(matrix, dtype=float)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
     n = len(classes)
-    with _style("confusion"):
-        figure, axes = _figure(min(6.0, 1.5 + max(0.55 * n, 1.1)))
+    with styled("confusion"):
+        figure, axes = new_figure(min(6.0, 1.5 + max(0.55 * n, 1.1)))
         # One colour at growing strength, never so strong that the number on it is lost, in light or in dark.
         shaded = np.argwhere(shares > 0.005)
         corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
@@ -195,14 +189,14 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
             spine.set_visible(False)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        return _svg(figure, "confusion")
+        return svg_text(figure, "confusion")
 
 
 def usage(counts: Sequence[int] | np.ndarray) -> str:
     """Draw how often each code is used, most used first, against an even share; SVG. `counts` is (K,) or (R, K)."""
     rows = np.atleast_2d(np.asarray(counts, dtype=float))  # (R, K)
-    with _style("usage"):
-        figure, axes = _figure(2.7)
+    with styled("usage"):
+        figure, axes = new_figure(2.7)
         for level, row in enumerate(rows):
             ranks = np.unique(np.linspace(1, len(row), min(len(row), 600)).round().astype(int))  # 600 show every shape
             shares = 100 * np.sort(row)[::-1][ranks - 1] / max(row.sum(), 1)
@@ -217,7 +211,7 @@ def usage(counts: Sequence[int] | np.ndarray) -> str:
         axes.set_xlabel("code, most used first")
         axes.set_ylabel("share of all codes, %")
         axes.legend()
-        return _svg(figure, "usage")
+        return svg_text(figure, "usage")
 
 
 def code_map(points: np.ndarray, labels: Sequence[str], shares: tuple[float, float]) -> str:
@@ -231,8 +225,8 @@ def code_map(points: np.ndarray, labels: Sequence[str], shares: tuple[float, flo
     names, counts = np.unique(np.asarray(labels, dtype=str), return_counts=True)
     commonest = sorted(names[np.argsort(-counts, kind="stable")][:12]) if len(names) > 12 else list(names)
     array = np.asarray(labels, dtype=str)
-    with _style("map"):
-        figure, axes = _figure(4.6)
+    with styled("map"):
+        figure, axes = new_figure(4.6)
         rest = ~np.isin(array, commonest)
         if rest.any():
             axes.plot(*points[rest].T, ".", color=PALETTE[-1], markersize=3, alpha=0.5, label="other classes")
@@ -245,8 +239,8 @@ def code_map(points: np.ndarray, labels: Sequence[str], shares: tuple[float, flo
             )  # fmt: skip
         axes.set_xlabel(f"first component ({100 * shares[0]:.0f} % of the variance)")
         axes.set_ylabel(f"second component ({100 * shares[1]:.0f} %)")
-        _legend_above(figure, axes, marker_scale=2.0)
-        return _svg(figure, "map")
+        legend_above(figure, axes, marker_scale=2.0)
+        return svg_text(figure, "map")
 
 
 def _loss(history: pd.DataFrame) -> Figure:
@@ -297,81 +291,11 @@ def _mosaic(images: Sequence[np.ndarray], captions: Sequence[str], *, columns: i
     return figure
 
 
-@contextmanager
-def _style(salt: str) -> Iterator[None]:
-    """Our style inside the block only. Scripts that DejaVu lacks are no fault: the browser draws the text."""
-    settings: Any = STYLE | {"svg.hashsalt": f"toolkit-{salt}"}
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height))
-    return figure, figure.add_subplot()
-
-
-def _series(name: str, order: int) -> tuple[str, str]:
-    number = SERIES.get(name, len(SERIES) + order % (len(PALETTE) - len(SERIES)))  # never a colour that is spoken for
-    return PALETTE[number], MARKERS[number]
-
-
-def _percent(value: float, _: int | None = None) -> str:
-    return f"{100 * value:.3g}"
-
-
-def _chance_line(axes: Axes, chance: tuple[str, float] | None, *, vertical: bool) -> None:
+def _chance_line(axes: Axes, chance: tuple[str, float] | None, measure: Measure, *, vertical: bool) -> None:
     if chance is None:
         return
     caption, height = chance
     draw = axes.axvline if vertical else axes.axhline
-    draw(height, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=f"{caption} ({100 * height:.1f} %)")
+    draw(height, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=f"{caption} ({measure.caption(height)})")
     if vertical:
         axes.legend(handles=axes.get_lines()[-1:], loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-
-
-def _legend_above(figure: Figure, axes: Axes, *, marker_scale: float = 1.0) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    rows = 1
-    while rows < len(names) and _legend_width(names, rows) > 92:  # characters of 9 pt across the figure
-        rows += 1
-    columns = -(-len(names) // rows)
-    figure.legend(handles, names, loc="outside upper left", ncols=max(1, columns), markerscale=marker_scale)
-
-
-def _legend_width(names: Sequence[str], rows: int) -> int:
-    """Rough width in characters; a legend is filled column by column, and a mark with its gaps takes about nine."""
-    return sum(max(map(len, names[i : i + rows])) + 9 for i in range(0, len(names), rows))
-
-
-def _write_png(figure: Figure, out: Path) -> None:
-    figure.set_facecolor(PAPER)
-    with replacing(out) as temporary:
-        FigureCanvasAgg(figure)
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element for the inside of an HTML page, without size, date, or ids of other figures."""
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure)
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    wanted = set(re.findall(r"(?:href=\"|url\()#([^\")]+)", text))
-    # Only tags are rewritten: what stands between them is escaped text, such as a label, and stays as it is.
-    return re.sub(r"<[^>]+>", lambda tag: _tidy(tag[0], name, wanted), text)
-
-
-def _tidy(tag: str, name: str, wanted: set[str]) -> str:
-    """One SVG tag with CSS variables for colours, the page's font, short numbers and ids that are the figure's own."""
-    if tag.startswith("<svg"):
-        return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 role="img">', tag)
-    tag = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in wanted else "", tag)
-    tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", tag)
-    tag = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r"font: (?:\w+ )*([\d.]+px)[^;\"]*", r"font-size: \1", tag))
-    tag = re.sub(r"(\.\d\d)\d+", r"\1", tag.replace("\n", " "))
-    return re.sub(
-        r"#[0-9a-f]{6}(?=[;\"])", lambda m: f"var({VARIABLES[m[0]]}, {m[0]})" if m[0] in VARIABLES else m[0], tag
-    )

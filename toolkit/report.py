@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,30 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from toolkit import plots
-from toolkit.wording import CLASSIFIERS, TITLES, baseline_title, duration, headline, interval, percent, verdict
+from toolkit import drawing, plots, report_continuous
+from toolkit.code_map import code_map
+from toolkit.wording import (
+    CLASSIFIERS,
+    TITLES,
+    amount,
+    amounts,
+    baseline_title,
+    duration,
+    headline,
+    interval,
+    is_continuous,
+    percent,
+    ratio,
+    ratios,
+    verdict,
+)
 from toolkit_datasets.atomic import write_text
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.targets import counted
 
 if TYPE_CHECKING:
     from toolkit_datasets.prepare import Prepared
 
-MAP_POINTS = 2000  # of the code map: more would only print over each other
 SKIPPED_SHOWN = 100
 CLASSES_SHOWN = 12  # in the gallery of right and wrong
 
@@ -50,29 +66,36 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
             "Make one with `toolkit run` or `toolkit train`."
         )
     card = folder / "card.toml"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    continuous = _continuous(results, text)
+    predictions = folder / "probe" / "predictions.csv"
     html = _environment().get_template("report.html.j2").render(
         results=results,
         stage1=results.get("stage1") or metrics,
-        card_text=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card_text=text,
         headline=headline(results, metrics),
-        splits=splits_table(results, folder / "samples.csv"),
+        splits=splits_table(results, folder / "samples.csv", continuous=continuous),
+        continuous=continuous,
         skipped=skipped(folder / "samples.csv"),
         loss=loss(folder / "stage1" / "history.csv"),
         reconstructions=reconstructions(folder / "stage1" / "examples.npz"),
         usage={name: Markup(plots.usage(counts)) for name, counts in metrics.get("code_counts", {}).items()},
-        probe=probe(results),
-        gallery=gallery(folder / "probe" / "predictions.csv", prepared),
+        probe=probe(results, predictions),
+        gallery=gallery(predictions, prepared),
         has_images=prepared is not None,
-        map=code_map(folder),
+        map=code_map(folder, continuous=continuous),
     )  # fmt: skip
     write_text(folder / "report.html", html)
     return folder / "report.html"
 
 
-def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> dict[str, Any] | None:
     """The probe's section: its numbers, a table of rows to compare, and three plots."""
     if "probe" not in results:
         return None
+    if is_continuous(results["probe"]):
+        there = predictions_csv is not None and predictions_csv.is_file()
+        return report_continuous.section(results, _read_csv(predictions_csv) if there and predictions_csv else None)
     found, baselines = results["probe"], results.get("baselines", {})
     rows = [{"name": "codes", "title": "these codes", "accuracy": found["accuracy"], "difference": None, "verdict": ""}]
     for name, baseline in baselines.items():
@@ -97,7 +120,7 @@ def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "found": found,
         "classifier": CLASSIFIERS.get(found["classifier"], found["classifier"]),
         "rows": rows,
-        "bars": Markup(plots.accuracy_bars(drawn, chance)),
+        "bars": Markup(plots.score_bars(drawn, chance)),
         "curve": Markup(plots.label_curve(curve, titles, chance)) if len(curve.get("labels", [])) > 1 else None,
         "curve_data": curve,
         "titles": titles,
@@ -105,13 +128,17 @@ def probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def splits_table(results: Mapping[str, Any], samples_csv: Path) -> dict[str, Any] | None:
-    """Images per split and label: {"labels", "rows": [(split, total, [count per label])]}; None if unknown."""
+def splits_table(results: Mapping[str, Any], samples_csv: Path, *, continuous: bool = False) -> dict[str, Any] | None:
+    """Images per split and label: {"labels", "rows": [(split, total, [count per label])]}; None if unknown.
+
+    Labels that are numbers are counted all together.
+    """
     counts: dict[str, dict[str, int]] = results.get("samples", {}).get("splits") or {}
     if not counts and samples_csv.is_file():
         samples = _read_csv(samples_csv)
         good = samples[samples["status"] == "ok"]
-        for split, label in zip(good["split"], good["label"], strict=True):
+        labels_of = counted(good["label"], "continuous" if continuous else "class")
+        for split, label in zip(good["split"], labels_of, strict=True):
             counts.setdefault(split, {}).setdefault(label, 0)
             counts[split][label] += 1
     if not counts:
@@ -162,12 +189,17 @@ def reconstructions(examples_npz: Path) -> list[dict[str, Any]] | None:
 
 
 def gallery(predictions_csv: Path, prepared: Prepared | None) -> dict[str, Any] | None:
-    """The most confident right and wrong predictions of each class, with thumbnails; None without images."""
+    """The most confident right and wrong predictions of each class, with thumbnails; None without images.
+
+    For continuous targets see `report_continuous.gallery`.
+    """
     if prepared is None or not predictions_csv.is_file():
         return None
     predictions = _read_csv(predictions_csv)
     unique = prepared.samples.reset_index(names="row").drop_duplicates("id", keep=False)  # never a wrong picture
     predictions = predictions.merge(unique[["id", "row"]], on="id", how="inner")
+    if "target" in predictions:
+        return report_continuous.gallery(predictions, lambda row: png(np.asarray(prepared.images[int(row["row"])])))
     own = [row.get(f"p_{row['predicted']}", "") for row in predictions.to_dict("records")]
     predictions["confidence"] = pd.to_numeric(pd.Series(own, dtype=str), errors="coerce").fillna(-1.0)
     predictions = predictions.sort_values(["confidence", "file"], ascending=[False, True], kind="stable")
@@ -185,64 +217,6 @@ def gallery(predictions_csv: Path, prepared: Prepared | None) -> dict[str, Any] 
     return {"classes": shown, "more": max(0, len(classes) - CLASSES_SHOWN)}
 
 
-def code_map(folder: Path) -> dict[str, Any] | None:
-    """A map of the test images' codes: the first two principal components of the mean code in each image's quarters.
-
-    Components are fitted on the points shown and used for nothing else. None where there is no code store;
-    {"problem"} where it cannot be read: a page without a map is better than no page.
-    """
-    from toolkit_datasets.codes import open_codes
-
-    store = next((path for path in (folder / "codes", folder / "codes.h5") if path.exists()), None)
-    if store is None:
-        return None
-    try:
-        codes = open_codes(store)
-        rows, on = np.flatnonzero((codes.manifest["split"] == "test").to_numpy()), "test"
-        if len(rows) < 3:
-            rows, on = np.arange(len(codes)), "all"
-        if len(rows) < 3:
-            return {"problem": f"{len(codes)} images are too few for a map."}
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAP_POINTS)).astype(int))]  # evenly spread
-        blocks = np.array_split(rows, -(-len(rows) // 250))  # bounded memory
-        means = [
-            np.concatenate([quarters(codes.vectors(level.name, block)) for block in blocks])  # (n, 4 D)
-            for level in codes.info.levels
-        ]
-    except ToolkitError as error:
-        return {"problem": str(error)}
-    points, shares = principal_plane(np.concatenate(means, axis=1))
-    labels = codes.manifest["label"].iloc[rows].tolist()
-    return {"svg": Markup(plots.code_map(points, labels, shares)), "n": len(rows), "on": on, "share": sum(shares)}
-
-
-def quarters(vectors: np.ndarray) -> np.ndarray:
-    """Mean code of each quarter of the image, (n, D, h, w) -> (n, 4 D); of the whole where the grid has one code.
-
-    The mean over the whole image would forget where things are, and digits, say, would all fall on one heap.
-    """
-    _, _, height, width = vectors.shape
-    rows = np.array_split(np.arange(height), min(2, height))
-    columns = np.array_split(np.arange(width), min(2, width))
-    parts = [vectors[:, :, r[0] : r[-1] + 1, c[0] : c[-1] + 1].mean(axis=(2, 3)) for r in rows for c in columns]
-    return np.concatenate(parts, axis=1)
-
-
-def principal_plane(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """First two principal components of (n, D) features, and their shares of the variance.
-
-    Signs are fixed so that each component's largest weight is positive: the same codes give the same map.
-    """
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    if centred.shape[1] < 2:
-        centred = np.pad(centred, ((0, 0), (0, 2 - centred.shape[1])))
-    _, scale, weights = np.linalg.svd(centred, full_matrices=False)
-    weights = weights[:2] * np.sign(weights[np.arange(2), np.abs(weights[:2]).argmax(axis=1)])[:, None]
-    variance = scale**2
-    first, second = variance[:2] / max(float(variance.sum()), 1e-12)
-    return centred @ weights.T, (float(first), float(second))
-
-
 def png(image: np.ndarray) -> str:
     """An image (H, W, C) uint8 as a `data:` address of a PNG."""
     from PIL import Image
@@ -250,6 +224,17 @@ def png(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _continuous(results: Mapping[str, Any], card_text: str) -> bool:
+    """Whether the run's labels are numbers, by its results or, where nothing was judged, by its card."""
+    if "probe" in results:
+        return is_continuous(results["probe"])
+    try:
+        labels = tomllib.loads(card_text).get("labels", {})
+    except tomllib.TOMLDecodeError:
+        return False
+    return bool(labels.get("kind") == "continuous")
 
 
 def _environment() -> jinja2.Environment:
@@ -260,7 +245,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval, duration=duration, short=plots.shorten)
+    environment.filters.update(percent=percent, interval=interval, duration=duration, short=drawing.shorten)
+    environment.filters.update(amount=amount, amounts=amounts, ratio=ratio, ratios=ratios)
     return environment
 
 

@@ -14,7 +14,18 @@ from toolkit_datasets.errors import ToolkitError
 
 from .pipeline import without_counts
 from .runs import read_results
-from .wording import TITLES, baseline_title, headline, interval, percent, verdict
+from .wording import (
+    TITLES,
+    amount,
+    amounts,
+    baseline_title,
+    compared,
+    headline,
+    interval,
+    is_continuous,
+    percent,
+    ratio,
+)
 
 
 def stage1_text(metrics: Mapping[str, Any]) -> str:
@@ -28,20 +39,42 @@ def stage1_text(metrics: Mapping[str, Any]) -> str:
 
 
 def probe_text(results: Mapping[str, Any]) -> str:
-    """Accuracy with its interval, and how it stands against each baseline."""
+    """The scores with their intervals, and how they stand against each baseline."""
     probe = results["probe"]
     words = headline(results, {})
     lines = [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
-    lines.append(f"          {'':30} {'accuracy':>9}   codes minus this, 95 % interval")
-    lines.append(f"          {TITLES['codes']:30} {percent(probe['accuracy']['mean']):>9}")
+    lines += _error_table(results) if is_continuous(probe) else _accuracy_table(results)
+    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {probe['features']} features, {probe['classifier']}"
+    return "\n".join(filter(str.strip, [*lines, f"          ({how})"]))
+
+
+def _accuracy_table(results: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"          {'':30} {'accuracy':>9}   codes minus this, 95 % interval",
+        f"          {TITLES['codes']:30} {percent(results['probe']['accuracy']['mean']):>9}",
+    ]
     for name, baseline in results.get("baselines", {}).items():
         difference = baseline["difference"]
         lines.append(
             f"          {baseline_title(name, baseline):30} {percent(baseline['accuracy']['mean']):>9}   "
-            f"{100 * difference['mean']:+.1f} points, {interval(difference['ci95'], sign=True)}: {verdict(difference)}"
+            f"{100 * difference['mean']:+.1f} points, {interval(difference['ci95'], sign=True)}: {compared(baseline)}"
         )
-    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {probe['features']} features, {probe['classifier']}"
-    return "\n".join(filter(str.strip, [*lines, f"          ({how})"]))
+    return lines
+
+
+def _error_table(results: Mapping[str, Any]) -> list[str]:
+    like = results["probe"]["mae"]["mean"]
+    rows = {TITLES["codes"]: (results["probe"], "")}
+    for name, baseline in results.get("baselines", {}).items():
+        difference = baseline["difference"]["mae"]
+        bounds = amounts(difference["ci95"], like=like, sign=True)
+        against = f"{amount(difference['mean'], like=like, sign=True)}, {bounds}"
+        rows[baseline_title(name, baseline)] = (baseline, f"   {against}: {compared(baseline)}")
+    lines = [f"          {'':30} {'MAE':>9} {'R²':>6}   codes minus this in MAE (below 0 is better), 95 % interval"]
+    for title, (scores, against) in rows.items():
+        mae, r2 = amount(scores["mae"]["mean"], like=like), ratio(scores["r2"]["mean"])
+        lines.append(f"          {title:30} {mae:>9} {r2:>6}{against}")
+    return lines
 
 
 def results_text(results: Mapping[str, Any]) -> str:

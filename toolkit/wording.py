@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import floor, log10
 from typing import Any
 
 CLASSIFIERS = {
@@ -13,26 +14,47 @@ CLASSIFIERS = {
     "mlp": "a small neural network",
     "cnn": "a small convolutional network",
 }
+REGRESSORS = {
+    "ridge": "ridge regression",
+    "knn": "nearest-neighbours regression",
+    "mlp": "a small neural network",
+}
 TITLES = {
     "codes": "these codes",
     "majority": "guessing the commonest class",
+    "mean": "the mean of the labels",
     "pixels": "raw pixels",
     "hog": "HOG",
     "random": "an untrained encoder",
 }
 
 
-def verdict(difference: Mapping[str, Any] | None) -> str:
+def verdict(difference: Mapping[str, Any] | None, *, smaller_is_better: bool = False) -> str:
     """What a paired difference (codes - baseline) says: "better", "worse", "not distinguishable" or "not compared".
 
     >>> verdict({"mean": -0.02, "ci95": [-0.03, -0.01]})
     'worse'
+    >>> verdict({"mean": -0.02, "ci95": [-0.03, -0.01]}, smaller_is_better=True)
+    'better'
     """
     bounds = (difference or {}).get("ci95")
     if not bounds:
         return "not compared"
-    low, high = bounds
+    low, high = (-bounds[1], -bounds[0]) if smaller_is_better else bounds
     return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+
+
+def is_continuous(found: Mapping[str, Any]) -> bool:
+    """Whether the `probe` part of results judges continuous targets."""
+    return found.get("kind") == "continuous"
+
+
+def compared(baseline: Mapping[str, Any]) -> str:
+    """The verdict on a baseline: by accuracy, or by the mean absolute error where the targets are continuous."""
+    difference = baseline.get("difference")
+    if "mae" in baseline:
+        return verdict((difference or {}).get("mae"), smaller_is_better=True)
+    return verdict(difference)
 
 
 def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -49,20 +71,17 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
         reason = str(results.get("probe_skipped") or "the run holds no results of a probe").rstrip(".")
         return {"result": sentence, "verdict": f"No classifier was judged: {reason}.", "conclusion": ""}
     found = results["probe"]
-    classifier = CLASSIFIERS.get(found["classifier"], f"a {found['classifier']} classifier")
-    kind = "labelled subjects" if found.get("grouped") else "labels"
-    bounds = found["accuracy"].get("ci95")
-    sentence = (
-        f"With {found['n_labelled']:,} {kind}, {classifier} on these codes gets {percent(found['accuracy']['mean'])}"
-        + f" of {found['n_test']:,} test images right"
-        + (f" (95 % interval {100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})." if bounds else ".")
-    )
+    sentence = _errors(found) if is_continuous(found) else _rightness(found)
     groups: dict[str, list[str]] = {}
     not_beaten = []
     baselines = results.get("baselines", {})
+    like = found["mae"]["mean"] if is_continuous(found) else None
     for name, baseline in baselines.items():
-        outcome, title = verdict(baseline.get("difference")), baseline_title(name, baseline)
-        groups.setdefault(outcome, []).append(f"{title} ({percent(baseline['accuracy']['mean'])})")
+        outcome, title = compared(baseline), baseline_title(name, baseline)
+        score = (
+            amount(baseline["mae"]["mean"], like=like) if "mae" in baseline else percent(baseline["accuracy"]["mean"])
+        )
+        groups.setdefault(outcome, []).append(f"{title} ({score})")
         if outcome != "better":
             not_beaten.append(title)
     words = {
@@ -78,6 +97,31 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
     if not_beaten:
         conclusion = f"The codes are NOT better than {_and(not_beaten)} here."
     return {"result": sentence, "verdict": f"That is {'; '.join(parts)}." if parts else "", "conclusion": conclusion}
+
+
+def _rightness(found: Mapping[str, Any]) -> str:
+    classifier = CLASSIFIERS.get(found["classifier"], f"a {found['classifier']} classifier")
+    bounds = found["accuracy"].get("ci95")
+    return (
+        f"With {_labels(found)}, {classifier} on these codes gets {percent(found['accuracy']['mean'])}"
+        + f" of {found['n_test']:,} test images right"
+        + (f" (95 % interval {100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})." if bounds else ".")
+    )
+
+
+def _errors(found: Mapping[str, Any]) -> str:
+    regressor = REGRESSORS.get(found["classifier"], found["classifier"])
+    mae, r2 = found["mae"], found["r2"]
+    bounds = amounts(mae.get("ci95"), like=mae["mean"])
+    return (
+        f"With {_labels(found)}, {regressor} on these codes predicts the targets of {found['n_test']:,} test images "
+        f"with a mean absolute error of {amount(mae['mean'])} (95 % interval {bounds}) and an R² of {ratio(r2['mean'])}"
+        + (f" ({ratios(r2['ci95'])})." if r2.get("ci95") else ".")
+    )
+
+
+def _labels(found: Mapping[str, Any]) -> str:
+    return f"{found['n_labelled']:,} {'labelled subjects' if found.get('grouped') else 'labels'}"
 
 
 def baseline_title(name: str, baseline: Mapping[str, Any]) -> str:
@@ -96,6 +140,43 @@ def interval(bounds: Any, *, sign: bool = False) -> str:
         return "–"
     low, high = (f"{100 * bound:{'+' if sign else ''}.1f}".replace("-", "−") for bound in bounds)
     return f"{low} to {high}"
+
+
+def amount(value: float, *, like: float | None = None, sign: bool = False) -> str:
+    """A number in the unit of the labels, to three digits, or to as many decimals as three digits of `like` have.
+
+    >>> amount(0.04567), amount(45.67), amount(-1234567.8), amount(0.0), amount(2.5, sign=True)
+    ('0.0457', '45.7', '−1,234,568', '0', '+2.50')
+    >>> amount(0.04567, like=1.25), amount(1234.567, like=12.5)
+    ('0.05', '1,234.6')
+    """
+    scale = abs(value if like is None else like)
+    if not scale:
+        return f"{value:.3g}".replace("-", "−")
+    size = floor(log10(scale))
+    decimals = max(0, 2 - size)
+    rounded = round(value, decimals) + 0.0  # never a negative zero
+    text = f"{rounded:{'+' if sign else ''},.{decimals}f}" if -5 < size < 9 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def amounts(bounds: Any, *, like: float | None = None, sign: bool = False) -> str:
+    """A pair of `amount`s, `3.91 to 4.30`; a dash where there is none."""
+    return " to ".join(amount(bound, like=like, sign=sign) for bound in bounds) if bounds else "–"
+
+
+def ratio(value: float | None) -> str:
+    """A number such as R² to two decimals; a dash where it is undefined.
+
+    >>> ratio(0.618), ratio(-0.05), ratio(-0.001), ratio(None)
+    ('0.62', '−0.05', '0.00', '–')
+    """
+    return "–" if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def ratios(bounds: Any) -> str:
+    """A pair of `ratio`s; a dash where there is none."""
+    return " to ".join(ratio(bound) for bound in bounds) if bounds else "–"
 
 
 def duration(seconds: float) -> str:

@@ -44,6 +44,7 @@ class Source(Part):
 class Labels(Part):
     """How labels are found. A table (`--labels`) goes before the pattern's `label` group."""
 
+    kind: Literal["class", "continuous"] = "class"  # continuous: labels are numbers, such as ages; never guessed
     names: dict[str, str] = {}  # what is read -> the label used, such as {"Cat": "cat"}; empty: as read
     none: tuple[str, ...] = ()  # read as "has no label", such as a folder called "unlabelled"
     table: str = ""  # a CSV file: (file | id | path) and (label | class)
@@ -176,7 +177,7 @@ class Probe(Part):
     draws: int = Field(20, ge=1)
     features: Literal["vectors", "mean", "histogram", "pyramid"] = "vectors"  # all there is
     grid: int = Field(2, ge=1)  # cells along each side of the pyramid
-    classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"
+    classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"  # on numbers: ridge
     curve: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)  # sizes of the label curve; empty: none
     baselines: tuple[Literal["pixels", "hog", "random"], ...] = ("pixels", "hog", "random")
 

@@ -18,6 +18,7 @@ from .progress import SILENT, Progress
 from .samples import natural_key
 from .sources import open_source
 from .splits import assign, rank, scaled
+from .targets import check_numbers
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ def prepare(
         progress: shows what goes on.
 
     Raises:
-        ToolkitError: see `open_source`, `decoded` and `assign`.
+        ToolkitError: see `open_source`, `check_numbers`, `decoded` and `assign`.
     """
     source = open_source(card, data, labels, progress)
     samples, wanted = source.scan.samples, card.split
+    if split and card.labels.kind == "continuous":  # labels of images that are only encoded teach nobody
+        check_numbers(samples, labels or (Path(card.labels.table) if card.labels.table else None))
     if limit is not None and limit < len(samples):
         wanted = scaled(wanted, limit / max(len(samples), _counted(wanted)))
         ranked = sorted(range(len(samples)), key=lambda row: rank(card.seed, str(samples["id"].iat[row])))
@@ -95,7 +98,7 @@ def prepare(
         )
     samples["group"] = _joined_groups(samples, details["pixels"])
     if split:
-        samples["split"] = assign(samples, wanted, card.seed)
+        samples["split"] = assign(samples, wanted, card.seed, kind=card.labels.kind)
     else:
         samples["split"] = np.where(samples["status"] == "ok", "new", "")
     kept = details[["mode", "width", "height"]]

@@ -5,7 +5,8 @@ Rules, in order:
 1. Units are groups (subject, or pixel-identical images), else single samples. A unit lies on one side only.
 2. Units are ranked by a hash of seed and name, so the split is the same on every machine and in every file order.
 3. `unlabelled` takes first the images that have no label, then others by rank; their labels are never looked at.
-4. `labelled` (the pool) and `test` take from the rest, in the proportions of the labels there.
+4. `labelled` (the pool) and `test` take from the rest, in the proportions of the labels there. Labels that are
+   numbers are balanced by quantile bins.
 5. Where the publisher fixed a test part, `test` comes from it alone and the other splits never touch it.
    A unit that straddles the parts keeps its rows in the test part; the others are `unused`.
 """
@@ -14,15 +15,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from .card import Size, Split
 from .errors import ToolkitError
+from .targets import BINS, Kind, quantile_bins
 
 SPLITS = ("unlabelled", "labelled", "test", "unused")
+BIN_UNITS = 10  # a unit is never cut, so a bin of few would lose much of its share to rounding
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,14 @@ def rank(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def assign(samples: pd.DataFrame, split: Split, seed: int) -> pd.Series:
+def assign(samples: pd.DataFrame, split: Split, seed: int, *, kind: Kind = "class") -> pd.Series:
     """The split of every sample: `unlabelled`, `labelled`, `test`, `unused`, or "" for skipped ones.
 
     Args:
         samples: the table after decoding, with columns id, label, group, part, status.
         split: the wanted sizes. Fractions are shares of the labelled images that the split may draw from.
         seed: decides the ranking.
+        kind: what the labels are; numbers (which must be finite) are stratified by quantile bins.
 
     Raises:
         ToolkitError: a split wants more than there is.
@@ -66,9 +70,10 @@ def assign(samples: pd.DataFrame, split: Split, seed: int) -> pd.Series:
     _enough(samples, wanted, bare + shared, "split.unlabelled")
     learners.sort(key=lambda unit: (unit.label != "", unit.rank))
     rest = _take(learners, wanted, out, "unlabelled")
-    rest = [unit for unit in rest if unit.label]
+    strata = _binned if kind == "continuous" else list
+    rest = strata([unit for unit in rest if unit.label])
     if split.test_part:
-        judges = [unit for unit in units if unit.part and unit.label]
+        judges = strata([unit for unit in units if unit.part and unit.label])
         _enough(samples, pool or 0, _total(rest), "split.labelled")
         _enough(samples, test or 0, _total(judges), "split.test")
         _take_stratified(judges, test, out, "test")
@@ -144,6 +149,13 @@ def _take_stratified(units: list[_Unit], wanted: int | None, out: np.ndarray, na
     for label in sorted(exact, key=lambda label: quota[label] - exact[label])[: wanted - sum(quota.values())]:
         quota[label] += 1
     return [unit for label in quota for unit in _take(by_label[label], quota[label], out, name)]
+
+
+def _binned(units: list[_Unit]) -> list[_Unit]:
+    """The same units with the number of a quantile bin for a label, at most `BINS` of at least `BIN_UNITS` units."""
+    values = np.array([float(unit.label) for unit in units])
+    bins = quantile_bins(values, max(1, min(BINS, len(units) // BIN_UNITS)))
+    return [replace(unit, label=str(number)) for unit, number in zip(units, bins, strict=True)]
 
 
 def _total(units: list[_Unit]) -> int:

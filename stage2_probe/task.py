@@ -1,0 +1,200 @@
+"""The task that a store's manifest poses: which rows teach, which rows judge, and what is to be told of them.
+
+Two kinds: classes, and continuous targets (numbers). They share everything but the meaning of the labels and the
+strata over which draws are balanced: the classes, or quantile bins of the pool's targets.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.targets import BINS, Kind, number, quantile_bins
+
+from .selection import majority, unit_means
+
+POOL, TEST, UNLABELLED = "labelled", "test", "unlabelled"
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Who teaches and who judges. Rows are rows of the store.
+
+    Attributes:
+        pool, test: (P,) and (T,) rows.
+        pool_y, test_y: their labels: integer classes, or targets in float64.
+        pool_units: (P,) what a draw counts and keeps whole: the group where `grouped`, else each sample.
+        pool_groups, test_groups: (P,) and (T,) group numbers, singletons where a sample has no group; cross-validation
+            and the bootstrap keep them whole even where draws count samples (such as pixel-identical pictures).
+        grouped: whether most groups of the pool hold several samples.
+    """
+
+    pool: np.ndarray
+    test: np.ndarray
+    pool_y: np.ndarray
+    test_y: np.ndarray
+    pool_units: np.ndarray
+    pool_groups: np.ndarray
+    test_groups: np.ndarray
+    grouped: bool
+
+    @property
+    def unit(self) -> str:
+        """What n counts, in the plural."""
+        return "groups" if self.grouped else "images"
+
+    @property
+    def n_pool(self) -> int:
+        """Units in the pool."""
+        return len(np.unique(self.pool_units))
+
+    def check_size(self, n: int) -> None:
+        """Raise a ToolkitError where draws of n units cannot be had from the pool."""
+        if n > self.n_pool:
+            raise ToolkitError(
+                f"probe.labels = {n}, but the labelled pool holds only {self.n_pool} {self.unit}: "
+                f"set probe.labels to {self.n_pool} or less, or raise split.labelled"
+            )
+        self._check_strata(n)
+
+    @abstractmethod
+    def strata(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """The stratum of each unit of the pool, in the order of `np.unique(pool_units)`, and how many strata there are.
+
+        Args:
+            n: units of the draw.
+            rng: breaks ties, where there can be any.
+        """
+
+    @abstractmethod
+    def _check_strata(self, n: int) -> None:
+        """Refuse what n units of the strata cannot give."""
+
+
+@dataclass(frozen=True)
+class ClassTask(Task):
+    """Labels are classes, numbered in sorted order of their names; draws are balanced by class."""
+
+    classes: tuple[str, ...]
+
+    def strata(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """See `Task.strata`: the class of most of a unit's samples."""
+        _, unit = np.unique(self.pool_units, return_inverse=True)
+        return majority(self.pool_y, unit, int(unit.max()) + 1), len(self.classes)
+
+    def _check_strata(self, n: int) -> None:
+        classes, pool, unit = self.classes, self.n_pool, self.unit
+        if n < len(classes):
+            raise ToolkitError(
+                f"probe.labels = {n} is fewer than one for each of the {len(classes)} classes: "
+                f"set probe.labels to {len(classes)} or more"
+            )
+        have = np.bincount(self.strata(n, np.random.default_rng(0))[0], minlength=len(classes))
+        need = -(-n // len(classes))  # a class may get the remainder
+        rare = int(have.argmin())
+        if have[rare] == 0 or (n < pool and have[rare] < need):
+            largest = int(have[rare]) * len(classes)
+            raise ToolkitError(
+                f"draws of probe.labels = {n} need {need} {unit} of each class, but the labelled pool of {pool} "
+                f"{unit} has {have[rare]} of {classes[rare]!r}: "
+                + (
+                    f"set probe.labels to {largest} or less, or raise split.labelled"
+                    if largest
+                    else "raise split.labelled, or leave that class out of the labels"
+                )
+            )
+
+
+@dataclass(frozen=True)
+class ContinuousTask(Task):
+    """Labels are numbers; draws are balanced over quantile bins of the pool's targets."""
+
+    def strata(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """See `Task.strata`: bins by rank of the units' mean targets, at most `BINS` and at most n of them."""
+        _, unit = np.unique(self.pool_units, return_inverse=True)
+        means = unit_means(self.pool_y, unit)
+        count = min(BINS, n)
+        shuffled = rng.permutation(len(means))  # equal targets at the edge of a bin fall to either side
+        bins = np.empty(len(means), dtype=np.int64)
+        bins[shuffled] = quantile_bins(means[shuffled], count)
+        return bins, count
+
+    def _check_strata(self, n: int) -> None:
+        if n < 2:
+            raise ToolkitError(f"probe.labels = {n}: a fit needs 2 {self.unit} or more")
+
+
+def task_of(manifest: pd.DataFrame, kind: Kind = "class") -> ClassTask | ContinuousTask:
+    """Read the task from a store's manifest.
+
+    Raises:
+        ToolkitError: no labelled or no test samples; a single class; a target that is no number, or one for all.
+    """
+    labelled = (manifest["label"] != "").to_numpy()
+    pool = np.flatnonzero((manifest["split"] == POOL).to_numpy() & labelled)
+    test = np.flatnonzero((manifest["split"] == TEST).to_numpy() & labelled)
+    for rows, split, key in ((pool, POOL, "split.labelled"), (test, TEST, "split.test")):
+        if len(rows) == 0:
+            present = manifest["split"].value_counts()
+            counts = ", ".join(f"{count} {name}" for name, count in present.items()) or "nothing"
+            raise ToolkitError(
+                f"the probe needs labelled images in the split {split!r}, and these codes have none (they have "
+                f"{counts}; {int(labelled.sum())} images carry a label): give labels (--labels table.csv) and set "
+                f"{key} above 0, then encode again"
+            )
+    names, pool_y, test_y = (_targets if kind == "continuous" else _classes)(manifest, pool, test)
+    groups = np.unique(_groups(manifest), return_inverse=True)[1]
+    sizes = np.unique(groups[pool], return_counts=True)[1]
+    grouped = bool(np.median(sizes) > 1)
+    units = groups[pool] if grouped else np.arange(len(pool))
+    shared = (pool, test, pool_y, test_y, units, groups[pool], groups[test], grouped)
+    return ContinuousTask(*shared) if kind == "continuous" else ClassTask(*shared, classes=names)
+
+
+Labels = tuple[tuple[str, ...], np.ndarray, np.ndarray]  # names of the classes, labels of pool and test
+
+
+def _classes(manifest: pd.DataFrame, pool: np.ndarray, test: np.ndarray) -> Labels:
+    labels = manifest["label"].to_numpy(dtype=str)
+    classes = sorted({str(label) for label in np.concatenate([labels[pool], labels[test]])})
+    if len(classes) < 2:
+        raise ToolkitError(
+            f"the probe needs at least two classes, but every labelled image is {classes[0]!r}: "
+            "check the label pattern of the card or the label table"
+        )
+    place = {name: i for i, name in enumerate(classes)}
+    return (
+        tuple(classes),
+        np.array([place[label] for label in labels[pool]]),
+        np.array([place[label] for label in labels[test]]),
+    )
+
+
+def _targets(manifest: pd.DataFrame, pool: np.ndarray, test: np.ndarray) -> Labels:
+    values = {}
+    for row in np.concatenate([pool, test]):
+        label = str(manifest["label"].iat[row])
+        value = number(label)
+        if value is None:
+            raise ToolkitError(
+                f"labels.kind = 'continuous', but the label of {manifest['id'].iat[row]} is {label!r}, which is no "
+                "finite number: set labels.kind=class, or encode again with a label table of numbers"
+            )
+        values[int(row)] = value
+    if len(set(values.values())) < 2:
+        raise ToolkitError(
+            f"the probe needs targets that differ, but every labelled image has {next(iter(values.values())):g}: "
+            "check the label pattern of the card or the label table"
+        )
+    return (), np.array([values[int(row)] for row in pool]), np.array([values[int(row)] for row in test])
+
+
+def _groups(manifest: pd.DataFrame) -> np.ndarray:
+    """(N,) a name of each row's group; rows without one get a name of their own."""
+    own = pd.Series([f"\0{row}" for row in range(len(manifest))], index=manifest.index)
+    names: np.ndarray = manifest["group"].where(manifest["group"] != "", own).to_numpy(dtype=str)
+    return names
