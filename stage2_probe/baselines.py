@@ -6,7 +6,7 @@ encoder. The majority class and the mean target need none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from .task import UNLABELLED, Task
 
 NAMES = ("pixels", "hog", "random")
 
+Images = Mapping[str, np.ndarray | Sequence[np.ndarray]]
+"""Arrays (N, F) by the name of their baseline, one row for each row of the manifest; several for a draw to choose."""
+
 # 32 components: on cats and dogs at 100 (1,000) labels 53.7 (57.6) %, against 52.1 (55.9) with 128: standardising
 # gives every component the same weight, and the late ones are noise.
 COMPONENTS = 32
@@ -25,13 +28,11 @@ FIT_ROWS = 5000  # more images hardly move 32 components
 PASSES = 4  # power iterations of the randomised decomposition
 
 
-def feature_sets(
-    images: Mapping[str, np.ndarray], manifest: pd.DataFrame, task: Task, *, seed: int
-) -> dict[str, FeatureSet]:
+def feature_sets(images: Images, manifest: pd.DataFrame, task: Task, *, seed: int) -> dict[str, list[FeatureSet]]:
     """The image baselines among `NAMES` that `images` has arrays for.
 
     Args:
-        images: name -> (N, F), any real dtype, one row for each row of the manifest; may be memory maps.
+        images: of any real dtype; may be memory maps.
         manifest: of the store.
         task: of the store.
         seed: of the randomised decomposition of the pixels.
@@ -39,24 +40,26 @@ def feature_sets(
     Raises:
         ToolkitError: an unknown name, or a number of rows that is not the manifest's.
     """
-    for name, array in images.items():
+    arrays = {name: [given] if isinstance(given, np.ndarray) else list(given) for name, given in images.items()}
+    for name, of_name in arrays.items():
         if name not in NAMES:
             raise ToolkitError(f"no baseline called {name!r}: choose from {', '.join(NAMES)}")
-        if len(array) != len(manifest):
-            raise ToolkitError(
-                f"the baseline {name!r} has {len(array)} rows, but the store holds {len(manifest)} images: "
-                "it was made from other data"
-            )
+        for array in of_name:
+            if len(array) != len(manifest):
+                raise ToolkitError(
+                    f"the baseline {name!r} has {len(array)} rows, but the store holds {len(manifest)} images: "
+                    "it was made from other data"
+                )
     sets = {}
     for name in NAMES:
-        if name not in images:
+        if name not in arrays:
             continue
-        array = images[name].reshape(len(manifest), -1)
+        flat = [array.reshape(len(manifest), -1) for array in arrays[name]]
         if name == "pixels":
-            sets[name] = _pixels(array, manifest, task, seed=seed)
+            sets[name] = [_pixels(array, manifest, task, seed=seed) for array in flat]
         else:
             title = "histogram of oriented gradients" if name == "hog" else "the same features of an untrained encoder"
-            sets[name] = of_array(array, title)
+            sets[name] = [of_array(array, title) for array in flat]
     return sets
 
 

@@ -11,7 +11,7 @@ from toolkit_datasets.errors import ToolkitError
 
 from . import linear
 from .learner import Affine, Arrays, HiddenLayer, Learner, NearestNeighbours
-from .selection import Fit, choose
+from .selection import Choice, Fit, choose
 
 NAMES = ("logistic", "ridge", "svm", "knn", "mlp", "cnn")
 
@@ -60,7 +60,9 @@ class AffineClassifier(Affine, Classifier):
         """See `Learner.from_state`."""
         return cls(n_classes=int(info["n_classes"]))._restored(arrays, info)
 
-    def _choose(self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int) -> float:
+    def _choose(
+        self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int
+    ) -> Choice[float]:
         return choose(values, fit, y, units, seed=seed)
 
 

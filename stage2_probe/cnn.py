@@ -65,9 +65,10 @@ class CNN(Classifier):
             return lambda held_out: self._shares(network, inputs[held_out])
 
         units = np.arange(len(y)) if units is None else units
-        decay = choose(self.values, fit_rows, y, units, seed=seed, repeats=1)
-        self._network = self._train(inputs, targets, decay, seed)
-        self.chosen = {"weight_decay": decay}
+        choice = choose(self.values, fit_rows, y, units, seed=seed, repeats=1)
+        self.loss = choice.loss
+        self._network = self._train(inputs, targets, choice.value, seed)
+        self.chosen = {"weight_decay": choice.value}
 
     def answers(self, x: np.ndarray) -> np.ndarray:
         """See `Learner.answers`."""

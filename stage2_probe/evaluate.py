@@ -22,17 +22,19 @@ class Outcome:
         predicted: (draws, T) the class (integer) or target (float64) predicted for each test sample.
         answers: (draws, T, A) probabilities or predictions, or None where they were not asked for.
         chosen: the setting that each draw's cross-validation chose.
+        features: the features that it chose, by their place among those offered.
         first: the learner of draw 0.
     """
 
     predicted: np.ndarray
     answers: np.ndarray | None
     chosen: tuple[dict[str, float], ...]
+    features: tuple[int, ...]
     first: Learner
 
 
 def evaluate(
-    features: FeatureSet,
+    offered: Sequence[FeatureSet],
     task: Task,
     draws: list[np.ndarray],
     create: Callable[[], Learner],
@@ -44,7 +46,7 @@ def evaluate(
     """Fit a learner on every draw, then score the whole test set with each.
 
     Args:
-        features: of pool and test.
+        offered: features of pool and test. Of several each draw takes those with the least cross-validated loss.
         task: see task.py.
         draws: positions in the pool.
         create: makes a fresh learner.
@@ -52,20 +54,32 @@ def evaluate(
         keep_answers: keep the probabilities, for metrics beyond accuracy.
         bar: counts draws.
     """
-    fitted = []
+    fitted: list[Learner] = []
+    places: list[int] = []
     with one_thread():
         for number, positions in enumerate(draws):
-            x = features.take(task.pool[positions])
-            learner = create().fit(
-                x, task.pool_y[positions], units=task.pool_groups[positions], seed=draw_seed(seed, number)
-            )
-            fitted.append(learner)
+            learners = [
+                create().fit(
+                    features.take(task.pool[positions]),
+                    task.pool_y[positions],
+                    units=task.pool_groups[positions],
+                    seed=draw_seed(seed, number),
+                )
+                for features in offered
+            ]
+            losses = np.array([learner.loss for learner in learners])
+            places.append(int(np.nan_to_num(losses, nan=np.inf).argmin()))
+            fitted.append(learners[places[-1]])
             bar.update()
-        answers = score(features, task.test, fitted)
+        answers = np.empty((len(draws), len(task.test), fitted[0].columns))
+        for place in set(places):
+            mine = [number for number, chosen in enumerate(places) if chosen == place]
+            answers[mine] = score(offered[place], task.test, [fitted[number] for number in mine])
     return Outcome(
         predicted=fitted[0].decided(answers),
         answers=answers if keep_answers else None,
         chosen=tuple(learner.chosen for learner in fitted),
+        features=tuple(places),
         first=fitted[0],
     )
 

@@ -1,17 +1,19 @@
-"""From codes to feature vectors: `vectors`, `mean`, `histogram` and `pyramid`.
+"""From codes to feature vectors.
 
 * vectors: the quantised map z_q, flattened in the order D, h, w.
 * mean: z_q averaged over the grid; says what is in the picture, not where.
+* cells: z_q averaged over each cell of a g x g grid, flattened in the order D, cells: a little of where.
 * histogram: how often each code occurs; the square root of its relative frequency (the Hellinger map), which keeps
   frequent background codes from drowning rare ones.
 * pyramid: such a histogram for every cell of a g x g grid, cells in reading order (Lazebnik et al. 2006, one scale).
 
-The features of several levels stand one after another, in the store's order.
+The features of several levels stand one after another, in the store's order. `auto` is no kind of its own, but a short
+list of them, from which every draw chooses by cross-validation (see `choices`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,10 @@ import numpy as np
 from toolkit_datasets.codes import Codes, Level, lookup
 from toolkit_datasets.errors import ToolkitError
 
-KINDS = ("vectors", "mean", "histogram", "pyramid")
+AUTO = "auto"
+KINDS = ("vectors", "mean", "cells", "histogram", "pyramid")
+GRIDDED = ("cells", "pyramid")  # kinds that look at the number of cells
+COUNTED = ("histogram", "pyramid")  # kinds that count codes, and so need some
 
 BLOCK_BYTES = 64 << 20  # of working memory per block of rows: far below a feature matrix, far above a file's overhead
 HELD_BYTES = 512 << 20  # a feature matrix up to this size is kept in memory, a larger one is computed again when needed
@@ -56,97 +61,137 @@ class FeatureSet:
         return FeatureSet(title=self.title, width=self.width, take=take)
 
 
-def features(
-    kind: str, indices: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray], grid: int = 1
-) -> np.ndarray:
-    """Features of codes that are in memory, level after level.
+@dataclass(frozen=True)
+class Spec:
+    """Which features of which levels: `kind` is one of `KINDS`, `grid` its cells along each side (1 where unused)."""
+
+    kind: str
+    grid: int
+    levels: tuple[str, ...]
+
+    def __str__(self) -> str:
+        cells = f" {self.grid}x{self.grid}" if self.kind in GRIDDED else ""
+        return f"{self.kind}{cells} of {' and '.join(self.levels)}"
+
+    @property
+    def title(self) -> str:
+        """The beginning of a sentence about them."""
+        names = {
+            "vectors": "the codes' quantised vectors, flattened",
+            "mean": "the codes' mean vector",
+            "cells": f"the codes' mean vectors in {self.grid} x {self.grid} cells",
+            "histogram": "histogram of the codes",
+            "pyramid": f"histograms of the codes in {self.grid} x {self.grid} cells",
+        }
+        return names[self.kind]
+
+    def width(self, levels: Sequence[Level]) -> int:
+        """F, the number of features of its levels together."""
+        return sum(self._width(level) for level in levels if level.name in self.levels)
+
+    def _width(self, level: Level) -> int:
+        if self.kind == "vectors":
+            return level.dim * level.height * level.width
+        if self.kind in ("mean", "cells"):
+            return level.dim * self.grid**2
+        return self.grid**2 * level.depth * level.codes
+
+
+def choices(
+    kind: str, grid: int, levels: Sequence[Level], *, wanted: Sequence[str] = (), latents: bool = False, origin: str
+) -> tuple[Spec, ...]:
+    """The features that `probe.features` = `kind` stands for: one, or several to choose from where it is `auto`.
+
+    `auto` offers the mean of the coarsest level, its mean in 2 x 2 cells where it has as many, and beside them the
+    mean of all levels where there are several; of a plain VQ-VAE's only level also the histogram.
 
     Args:
-        kind: one of `KINDS`.
+        kind: `auto` or one of `KINDS`.
+        grid: cells along each side, for the kinds that have cells.
+        levels: of the store.
+        wanted: the names of the levels to read, the card's `probe.levels`; empty for all.
+        latents: whether the store holds latents, which have no codes to count.
+        origin: the store, for errors.
+
+    Raises:
+        ToolkitError: an unknown kind or level, histograms of latents, or a grid finer than the codes.
+    """
+    names = tuple(level.name for level in levels)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise ToolkitError(f"probe.levels: no level {unknown[0]!r} in {origin}, which has {', '.join(names)}")
+    kept = [level for level in levels if not wanted or level.name in wanted]
+    used = tuple(level.name for level in kept)
+    if kind == AUTO:
+        coarsest = min(kept, key=lambda level: level.height * level.width)
+        offered = [Spec("mean", 1, (coarsest.name,))]
+        if min(coarsest.height, coarsest.width) >= 2:
+            offered.append(Spec("cells", 2, (coarsest.name,)))
+        if len(kept) > 1:
+            offered.append(Spec("mean", 1, used))
+        elif coarsest.depth == 1 and coarsest.codes and not latents:
+            offered.append(Spec("histogram", 1, used))
+        return tuple(offered)
+    if kind not in KINDS:
+        raise ToolkitError(f"no features called {kind!r}: set probe.features to {AUTO} or one of {', '.join(KINDS)}")
+    if kind in COUNTED and (latents or any(level.codes == 0 for level in kept)):
+        raise ToolkitError(
+            f"{origin} holds latents, which are not quantised, so there is nothing to count for "
+            f"probe.features = {kind!r}: set probe.features to vectors, mean or cells"
+        )
+    for level in kept:
+        if kind in GRIDDED and grid > min(level.height, level.width):
+            raise ToolkitError(
+                f"probe.grid = {grid} is finer than the {level.height} x {level.width} codes of level {level.name!r}: "
+                f"set probe.grid to {min(level.height, level.width)} or less"
+            )
+    return (Spec(kind, grid if kind in GRIDDED else 1, used),)
+
+
+def features(spec: Spec, indices: Mapping[str, np.ndarray], codebooks: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Features of codes that are in memory.
+
+    Args:
+        spec: which.
         indices: level -> (n, R, h, w) unsigned integers below K.
         codebooks: level -> (R, K, D) float32.
-        grid: cells along each side; only `pyramid` looks at it.
 
     Returns:
-        (n, F) float32 with F = D h w, D, R K or g g R K of every level together.
+        (n, F) float32.
     """
     parts = []
-    for name, codes in indices.items():
-        if kind in ("vectors", "mean"):
-            parts.append(_of_vectors(kind, lookup(codebooks[name], codes)))
+    for name in (level for level in indices if level in spec.levels):
+        if spec.kind in COUNTED:
+            parts.append(_histograms(indices[name], codes=codebooks[name].shape[1], grid=spec.grid))
         else:
-            parts.append(_histograms(codes, codes=codebooks[name].shape[1], grid=grid if kind == "pyramid" else 1))
+            parts.append(_of_vectors(spec, lookup(codebooks[name], indices[name])))
     return np.concatenate(parts, axis=1)
 
 
-def of_codes(codes: Codes, kind: str, grid: int, rows: np.ndarray | None = None) -> np.ndarray:
+def of_codes(codes: Codes, spec: Spec, rows: np.ndarray | None = None) -> np.ndarray:
     """Features of `rows` of a store (all by default), computed block by block: (n, F) float32."""
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
-    result = np.empty((len(rows), width_of(codes.info.levels, kind, grid)), dtype=np.float32)
+    levels = [level for level in codes.info.levels if level.name in spec.levels]
+    result = np.empty((len(rows), spec.width(levels)), dtype=np.float32)
     step = block_rows(result.shape[1] * 8)  # histograms are counted in 8-byte integers
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         column = 0
-        for level in codes.info.levels:
-            if kind in ("vectors", "mean"):
-                part = _of_vectors(kind, codes.vectors(level.name, block))
+        for level in levels:
+            if spec.kind in COUNTED:
+                part = _histograms(codes.indices(level.name, block), codes=level.codes, grid=spec.grid)
             else:
-                part = _histograms(
-                    codes.indices(level.name, block), codes=level.codes, grid=grid if kind == "pyramid" else 1
-                )
+                part = _of_vectors(spec, codes.vectors(level.name, block))
             result[start : start + len(block), column : column + part.shape[1]] = part
             column += part.shape[1]
     return result
 
 
-def feature_set(codes: Codes, kind: str, grid: int) -> FeatureSet:
-    """The features of a store, after a check that the store can give them.
-
-    Raises:
-        ToolkitError: an unknown kind, latents asked for histograms, or a grid finer than the codes.
-    """
-    check_kind(codes, kind, grid)
-    names = {
-        "vectors": "the codes' quantised vectors, flattened",
-        "mean": "the codes' mean vector",
-        "histogram": "histogram of the codes",
-        "pyramid": f"histograms of the codes in {grid} x {grid} cells",
-    }
+def feature_set(codes: Codes, spec: Spec) -> FeatureSet:
+    """The features of a store."""
     return FeatureSet(
-        title=names[kind],
-        width=width_of(codes.info.levels, kind, grid),
-        take=lambda rows: of_codes(codes, kind, grid, rows),
+        title=spec.title, width=spec.width(codes.info.levels), take=lambda rows: of_codes(codes, spec, rows)
     )
-
-
-def check_kind(codes: Codes, kind: str, grid: int) -> None:
-    """Raise a ToolkitError where the store `codes` cannot give features of this kind."""
-    if kind not in KINDS:
-        raise ToolkitError(f"no features called {kind!r}: set probe.features to one of {', '.join(KINDS)}")
-    if kind in ("vectors", "mean"):
-        return
-    without = [level.name for level in codes.info.levels if level.codes == 0]
-    if codes.info.content == "latents" or without:
-        raise ToolkitError(
-            f"{codes.path} holds latents, which are not quantised, so there is nothing to count for "
-            f"probe.features = {kind!r}: set probe.features to vectors or mean"
-        )
-    for level in codes.info.levels:
-        if kind == "pyramid" and grid > min(level.height, level.width):
-            raise ToolkitError(
-                f"probe.grid = {grid} is finer than the {level.height} x {level.width} codes of level {level.name!r}: "
-                f"set probe.grid to {min(level.height, level.width)} or less"
-            )
-
-
-def width_of(levels: tuple[Level, ...], kind: str, grid: int) -> int:
-    """F, the number of features of all levels together."""
-    if kind == "vectors":
-        return sum(level.dim * level.height * level.width for level in levels)
-    if kind == "mean":
-        return sum(level.dim for level in levels)
-    cells = grid**2 if kind == "pyramid" else 1
-    return sum(cells * level.depth * level.codes for level in levels)
 
 
 def block_rows(bytes_per_row: int) -> int:
@@ -154,22 +199,31 @@ def block_rows(bytes_per_row: int) -> int:
     return int(np.clip(BLOCK_BYTES // max(1, bytes_per_row), 1, 2048))
 
 
-def _of_vectors(kind: str, vectors: np.ndarray) -> np.ndarray:
-    """(n, D, h, w) -> (n, D h w) or (n, D)."""
-    if kind == "vectors":
+def _of_vectors(spec: Spec, vectors: np.ndarray) -> np.ndarray:
+    """(n, D, h, w) -> (n, D h w), (n, D) or (n, D g g)."""
+    if spec.kind == "vectors":
         return vectors.reshape(len(vectors), -1)
-    mean: np.ndarray = vectors.mean(axis=(2, 3))
-    return mean
+    if spec.grid == 1:
+        mean: np.ndarray = vectors.mean(axis=(2, 3))
+        return mean
+    n, dim, height, width = vectors.shape
+    row, column = _cell_of(height, spec.grid), _cell_of(width, spec.grid)
+    cells = np.empty((n, dim, spec.grid, spec.grid), dtype=np.float32)
+    for i in range(spec.grid):
+        for j in range(spec.grid):
+            cells[:, :, i, j] = vectors[:, :, row == i][:, :, :, column == j].mean(axis=(2, 3))
+    return cells.reshape(n, -1)
+
+
+def _cell_of(places: int, grid: int) -> np.ndarray:
+    """The cell of each place along a side: cells differ by at most one place where g does not divide their number."""
+    return np.arange(places) * grid // places
 
 
 def _histograms(indices: np.ndarray, *, codes: int, grid: int) -> np.ndarray:
-    """Square roots of relative code frequencies per cell: (n, R, h, w) -> (n, g g R K), cell-major.
-
-    Cell edges follow `row * g // h`, so cells differ by at most one row or column where g does not divide h or w.
-    """
+    """Square roots of relative code frequencies per cell: (n, R, h, w) -> (n, g g R K), cell-major."""
     n, depth, height, width = indices.shape
-    rows, columns = np.arange(height) * grid // height, np.arange(width) * grid // width
-    cell = rows[:, None] * grid + columns[None, :]  # (h, w)
+    cell = _cell_of(height, grid)[:, None] * grid + _cell_of(width, grid)[None, :]  # (h, w)
     bins = grid * grid * depth * codes
     # One counter per (sample, cell, residual depth, code): all histograms of the block are one bincount.
     slot = (cell[None] * depth + np.arange(depth)[:, None, None]) * codes  # (R, h, w)

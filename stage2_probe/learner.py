@@ -7,6 +7,7 @@ folded back onto the raw features, and scoring a test sample costs one matrix pr
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from .rowspace import RowSpace
-from .selection import Fit
+from .selection import Choice, Fit
 
 Arrays = dict[str, np.ndarray]
 
@@ -29,11 +30,13 @@ class Learner(ABC):
         name: what cards call it.
         meaning: what `answers` are, in one sentence.
         chosen: the setting that cross-validation inside the draw chose, such as `{"C": 1.0}`; empty before `fit`.
+        loss: the least cross-validated loss of any setting in `fit`: log loss per sample, or squared error; NaN before.
     """
 
     name: ClassVar[str]
     meaning: ClassVar[str]
     chosen: dict[str, float]
+    loss: float = math.nan
 
     @property
     @abstractmethod
@@ -98,10 +101,11 @@ class Affine(Learner):
             parts = self._solve(z[rows], y[rows], value, seed)
             return lambda held_out: self._answers(z[held_out] @ parts["weight"] + parts["bias"], parts)
 
-        value = self._choose(self._candidates(y), fit_rows, y, units, seed)
-        self._arrays = self._solve(z, y, value, seed)
+        choice = self._choose(self._candidates(y), fit_rows, y, units, seed)
+        self.loss = choice.loss
+        self._arrays = self._solve(z, y, choice.value, seed)
         self._arrays["weight"], self._arrays["bias"] = space.fold(self._arrays["weight"], self._arrays["bias"])
-        self.chosen = {self.setting: value}
+        self.chosen = {self.setting: choice.value}
 
     def answers(self, x: np.ndarray) -> np.ndarray:
         """See `Learner.answers`."""
@@ -122,7 +126,9 @@ class Affine(Learner):
         return self.values
 
     @abstractmethod
-    def _choose(self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int) -> float:
+    def _choose(
+        self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int
+    ) -> Choice[float]:
         """One of the values, by cross-validation inside the draw."""
 
     @abstractmethod

@@ -28,7 +28,7 @@ def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) ->
     saved = load(probe_folder)
     check_codes(saved, codes)
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
-    features = feature_set(codes, saved.features, saved.grid)
+    features = feature_set(codes, saved.features)
     with one_thread():
         answers = score(features, rows, [saved.classifier])[0]
     manifest = codes.manifest.iloc[rows]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,23 +19,24 @@ import pandas as pd
 
 from toolkit_datasets.atomic import output_folder, write_json, write_text
 from toolkit_datasets.card import Probe
-from toolkit_datasets.codes import Codes
+from toolkit_datasets.codes import Codes, StoreInfo
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Progress, Silent
 from toolkit_datasets.targets import Kind
 
 from . import baselines, classifiers, regressors
+from .baselines import Images
 from .classification import Classification
 from .draws import plan
 from .evaluate import Outcome, evaluate
-from .features import feature_set
+from .features import Spec, choices, feature_set
 from .judge import CODES, Judge
 from .learner import Learner
 from .regression import Regression
 from .saved import Saved, save
 from .task import ClassTask, ContinuousTask, Task, task_of
 
-NO_IMAGES: Mapping[str, np.ndarray] = MappingProxyType({})
+NO_IMAGES: Images = MappingProxyType({})
 
 
 def probe(
@@ -45,7 +46,7 @@ def probe(
     seed: int,
     out: Path,
     kind: Kind = "class",
-    images: Mapping[str, np.ndarray] = NO_IMAGES,
+    images: Images = NO_IMAGES,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -58,7 +59,8 @@ def probe(
         seed: of draws, folds, random starts and resamples.
         out: gets results.json, predictions.csv, draws.csv, classifier.json and classifier.npz.
         kind: what the labels are, the card's `labels.kind`.
-        images: baselines by name (`pixels`, `hog`, `random`): arrays with one row for each row of the manifest.
+        images: baselines by name (`pixels`, `hog`, `random`): arrays with one row for each row of the manifest, or
+            several of them for each draw to choose from.
         device: of the CNN.
         progress: bars.
 
@@ -72,15 +74,17 @@ def probe(
     """
     began = time.perf_counter()
     progress = progress or Silent()
-    task = task_of(codes.manifest, kind)
+    task = task_of(codes.manifest, kind, judge=settings.judge, seed=seed)
     curve = tuple(sorted(size for size in settings.curve))
     draws = plan(task, labels=settings.labels, draws=settings.draws, curve=curve, seed=seed)
     cnn = settings.classifier == "cnn" and kind == "class"
-    features = "vectors" if cnn else settings.features
-    code_features = feature_set(codes, features, settings.grid)
-    sets = {CODES: code_features, **baselines.feature_sets(images, codes.manifest, task, seed=seed)}
+    specs = feature_choices(codes.info, settings, origin=str(codes.path))
+    sets = {
+        CODES: [feature_set(codes, spec) for spec in specs],
+        **baselines.feature_sets(images, codes.manifest, task, seed=seed),
+    }
     classifier = settings.classifier if kind == "class" else regressors.name_for(settings.classifier)
-    makers = {name: _maker(classifier, name, codes, task, device) for name in sets}
+    makers = {name: _maker(classifier, name, codes, specs[0], task, device) for name in sets}
     makers[CODES]()  # a classifier that cannot be had should say so before the work, not after it
     output_folder(out)
 
@@ -89,7 +93,7 @@ def probe(
     with progress.bar("probe", total, "draw") as bar:
         for name, of_name in sets.items():
             bar.set_postfix_str(name)
-            held = of_name.held(np.concatenate([task.pool, task.test]))
+            held = [features.held(np.concatenate([task.pool, task.test])) for features in of_name]
             outcomes[name] = {
                 size: evaluate(
                     held,
@@ -109,15 +113,18 @@ def probe(
         judge = Regression(task, outcomes, draws, labels=settings.labels, seed=seed)
     else:
         judge = Classification(task, outcomes, draws, labels=settings.labels, seed=seed)
-    titles = {name: of_name.title for name, of_name in sets.items() if name != CODES}
+    titles = {name: of_name[0].title for name, of_name in sets.items() if name != CODES}
     if cnn:
         titles = {name: f"{title} (logistic regression)" for name, title in titles.items()}
     titles = {judge.constant: judge.constant_title(), **titles}
     results = {
         "probe": {
             "kind": kind,
-            "features": features,
-            "grid": settings.grid,
+            "features": settings.features if len(specs) > 1 else str(specs[0]),
+            "features_chosen": {
+                str(spec): judge.main.features.count(place) for place, spec in enumerate(specs)
+            },  # in how many draws
+            "judge": settings.judge,
             "classifier": classifier,
             "n_labelled": settings.labels,
             "n_pool": task.n_pool,
@@ -137,8 +144,7 @@ def probe(
     saved = Saved(
         classifier=judge.main.first,
         classes=task.classes if isinstance(task, ClassTask) else (),
-        features=features,
-        grid=settings.grid,
+        features=specs[judge.main.features[0]],
         model_hash=codes.info.model_hash,
         content=codes.info.content,
         levels=codes.info.levels,
@@ -147,7 +153,30 @@ def probe(
     return results
 
 
-def _maker(name: str, features: str, codes: Codes, task: Task, device: str) -> Callable[[], Learner]:
+def feature_choices(info: StoreInfo, settings: Probe, *, origin: str) -> tuple[Spec, ...]:
+    """The features that the card's `[probe]` table stands for on codes of this kind; the CNN takes the whole grid.
+
+    Raises:
+        ToolkitError: see `choices`; or several levels for the CNN.
+    """
+    kind, cnn = settings.features, settings.classifier == "cnn"
+    specs = choices(
+        "vectors" if cnn else kind,
+        settings.grid,
+        info.levels,
+        wanted=settings.levels,
+        latents=info.content == "latents",
+        origin=origin,
+    )
+    if cnn and len(specs[0].levels) > 1:
+        raise ToolkitError(
+            f"the cnn reads one code grid, but {origin} has the levels {', '.join(specs[0].levels)}: choose one, such "
+            f"as --set 'probe.levels=[\"{specs[0].levels[0]}\"]', or another probe.classifier"
+        )
+    return specs
+
+
+def _maker(name: str, features: str, codes: Codes, spec: Spec, task: Task, device: str) -> Callable[[], Learner]:
     """How to make a fresh classifier or regressor for a feature set."""
     if not isinstance(task, ClassTask):
         return lambda: regressors.create(name)
@@ -156,12 +185,7 @@ def _maker(name: str, features: str, codes: Codes, task: Task, device: str) -> C
         return lambda: classifiers.create(name, n_classes=n_classes)
     if features != CODES:
         return lambda: classifiers.create("logistic", n_classes=n_classes)
-    if len(codes.info.levels) > 1:
-        raise ToolkitError(
-            f"the cnn reads one code grid, but {codes.path} has {len(codes.info.levels)} levels: "
-            "set probe.classifier to logistic, ridge, svm, knn or mlp"
-        )
-    level = codes.info.levels[0]
+    level = codes.info.level(spec.levels[0])
     shape = (level.dim, level.height, level.width)
     return lambda: classifiers.create("cnn", n_classes=n_classes, shape=shape, device=device)
 

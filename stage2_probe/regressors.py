@@ -15,7 +15,7 @@ from toolkit_datasets.errors import ToolkitError
 
 from . import linear
 from .learner import Affine, Arrays, HiddenLayer, Learner, NearestNeighbours
-from .selection import Fit, choose_by_error
+from .selection import Choice, Fit, choose_by_error
 
 NAMES = ("ridge", "knn", "mlp")
 LINEAR = "ridge"
@@ -50,7 +50,9 @@ class AffineRegressor(Affine, Regressor):
         """See `Learner.from_state`."""
         return cls()._restored(arrays, info)
 
-    def _choose(self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int) -> float:
+    def _choose(
+        self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int
+    ) -> Choice[float]:
         return choose_by_error(values, fit, y, units, seed=seed)
 
 

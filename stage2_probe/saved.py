@@ -20,9 +20,10 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.targets import Kind
 
 from . import classifiers, regressors
+from .features import Spec
 from .learner import Learner
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Saved:
 
     classifier: Learner
     classes: tuple[str, ...]  # empty for a regressor
-    features: str
-    grid: int
+    features: Spec
     model_hash: str
     content: str
     levels: tuple[Level, ...]
@@ -59,8 +59,7 @@ def save(folder: Path, saved: Saved, **about: Any) -> None:
             **info,
             "classes": list(saved.classes),
             "prediction" if saved.kind == "continuous" else "probabilities": saved.classifier.meaning,
-            "features": saved.features,
-            "grid": saved.grid,
+            "features": asdict(saved.features),
             "content": _kind(saved.content),
             "levels": [asdict(level) for level in saved.levels],
             "model_hash": saved.model_hash,
@@ -96,8 +95,7 @@ def load(folder: Path) -> Saved:
         return Saved(
             classifier=family.restore(arrays, info),
             classes=tuple(info["classes"]),
-            features=info["features"],
-            grid=info["grid"],
+            features=Spec(**{**info["features"], "levels": tuple(info["features"]["levels"])}),
             model_hash=info["model_hash"],
             content=info["content"],
             levels=tuple(Level(**level) for level in info["levels"]),

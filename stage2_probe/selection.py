@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -16,9 +17,17 @@ Fit = Callable[[np.ndarray, Value], Callable[[np.ndarray], np.ndarray]]
 """(training rows, value) -> a function from rows to answers: (rows, C) probabilities, or (rows, 1) predictions."""
 
 
+@dataclass(frozen=True)
+class Choice(Generic[Value]):
+    """What cross-validation says."""
+
+    value: Value
+    loss: float  # the least of all values, per held-out sample: what feature sets are compared by; NaN: nothing to tell
+
+
 def choose(
     values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int, repeats: int = REPEATS
-) -> Value:
+) -> Choice[Value]:
     """The value with the best cross-validated accuracy; among equals the one with the smaller log loss.
 
     Folds are stratified by label and keep units whole. Where a class has a single unit there is nothing to
@@ -33,34 +42,37 @@ def choose(
         repeats: of the whole where there are fewer than `REPEAT_BELOW` units.
     """
     rng = np.random.default_rng(seed)
-    right, loss = np.zeros(len(values)), np.zeros(len(values))
+    right, loss, judged = np.zeros(len(values)), np.zeros(len(values)), 0
     for _ in range(repeats if len(np.unique(units)) < REPEAT_BELOW else 1):
         for training, held_out in folds(y, units, rng):
+            judged += len(held_out)
             for i, value in enumerate(values):
                 shares = fit(training, value)(held_out)
                 right[i] += (shares.argmax(axis=1) == y[held_out]).sum()
                 loss[i] -= np.log(np.maximum(shares[np.arange(len(held_out)), y[held_out]], 1e-6)).sum()
-    if not right.any() and not loss.any():
-        return values[len(values) // 2]
-    best: int = np.lexsort((loss, -right))[0]
-    return values[best]
+    if judged == 0:
+        return Choice(values[len(values) // 2], np.nan)
+    return Choice(values[np.lexsort((loss, -right))[0]], float(loss.min() / judged))
 
 
-def choose_by_error(values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int) -> Value:
+def choose_by_error(
+    values: Sequence[Value], fit: Fit[Value], y: np.ndarray, units: np.ndarray, *, seed: int
+) -> Choice[Value]:
     """The value with the least cross-validated squared error; among equals the first, the strongest regularisation.
 
     As `choose`, for continuous targets `y` (n,) float64; with a single unit the middle value is returned.
     """
     rng = np.random.default_rng(seed)
-    loss = np.zeros(len(values))
+    loss, judged = np.zeros(len(values)), 0
     count = len(np.unique(units))
     if count < 2:
-        return values[len(values) // 2]
+        return Choice(values[len(values) // 2], np.nan)
     for _ in range(REPEATS if count < REPEAT_BELOW else 1):
         for training, held_out in folds_by_target(y, units, rng):
+            judged += len(held_out)
             for i, value in enumerate(values):
                 loss[i] += ((fit(training, value)(held_out)[:, 0] - y[held_out]) ** 2).sum()
-    return values[int(loss.argmin())]
+    return Choice(values[int(loss.argmin())], float(loss.min() / judged))
 
 
 def folds(y: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from toolkit_datasets.targets import BINS, Kind, number, quantile_bins
 
 from .selection import majority, unit_means
 
+HALVES = 2**31  # second part of the random seed of the pool's halves, apart from every draw's size
 POOL, TEST, UNLABELLED = "labelled", "test", "unlabelled"
 
 
@@ -128,13 +130,22 @@ class ContinuousTask(Task):
             raise ToolkitError(f"probe.labels = {n}: a fit needs 2 {self.unit} or more")
 
 
-def task_of(manifest: pd.DataFrame, kind: Kind = "class") -> ClassTask | ContinuousTask:
+def task_of(
+    manifest: pd.DataFrame, kind: Kind = "class", *, judge: Literal["test", "pool"] = "test", seed: int = 0
+) -> ClassTask | ContinuousTask:
     """Read the task from a store's manifest.
+
+    Args:
+        manifest: of the store.
+        kind: what the labels are.
+        judge: `pool` leaves the test set alone: half of the pool judges what the other half teaches.
+        seed: decides the halves.
 
     Raises:
         ToolkitError: no labelled or no test samples; a single class; a target that is no number, or one for all.
     """
     labelled = (manifest["label"] != "").to_numpy()
+    groups = np.unique(_groups(manifest), return_inverse=True)[1]
     pool = np.flatnonzero((manifest["split"] == POOL).to_numpy() & labelled)
     test = np.flatnonzero((manifest["split"] == TEST).to_numpy() & labelled)
     for rows, split, key in ((pool, POOL, "split.labelled"), (test, TEST, "split.test")):
@@ -146,13 +157,24 @@ def task_of(manifest: pd.DataFrame, kind: Kind = "class") -> ClassTask | Continu
                 f"{counts}; {int(labelled.sum())} images carry a label): give labels (--labels table.csv) and set "
                 f"{key} above 0, then encode again"
             )
+    if judge == "pool":
+        pool, test = _halves(pool, groups, seed)
     names, pool_y, test_y = (_targets if kind == "continuous" else _classes)(manifest, pool, test)
-    groups = np.unique(_groups(manifest), return_inverse=True)[1]
     sizes = np.unique(groups[pool], return_counts=True)[1]
     grouped = bool(np.median(sizes) > 1)
     units = groups[pool] if grouped else np.arange(len(pool))
     shared = (pool, test, pool_y, test_y, units, groups[pool], groups[test], grouped)
     return ContinuousTask(*shared) if kind == "continuous" else ClassTask(*shared, classes=names)
+
+
+def _halves(pool: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that teach and rows that judge, ascending: half of the pool's groups each, by chance."""
+    names = np.unique(groups[pool])
+    if len(names) < 2:
+        raise ToolkitError("probe.judge = 'pool' needs a labelled pool of two groups or more: set probe.judge=test")
+    teaching = np.random.default_rng([seed, HALVES]).permutation(names)[: len(names) // 2]
+    teaches = np.isin(groups[pool], teaching)
+    return pool[teaches], pool[~teaches]
 
 
 Labels = tuple[tuple[str, ...], np.ndarray, np.ndarray]  # names of the classes, labels of pool and test

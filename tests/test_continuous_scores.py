@@ -13,6 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from stage2_probe import linear, metrics, regressors
+from stage2_probe.features import Spec
 from stage2_probe.intervals import Bootstrap, interval
 from stage2_probe.regressors import NAMES, create, name_for
 from stage2_probe.rowspace import RowSpace
@@ -48,7 +49,7 @@ class TestContract:
         arrays, info = fitted.state()
         json.dumps(info, allow_nan=False)
         levels = (Level("codes", 1, 8, 2, 2, 2),)
-        save(tmp_path, Saved(fitted, (), "vectors", 2, "hash", "vectors", levels), seed=3)
+        save(tmp_path, Saved(fitted, (), Spec("vectors", 1, ("codes",)), "hash", "vectors", levels), seed=3)
         loaded = load(tmp_path)
         assert loaded.kind == "continuous"
         assert isinstance(loaded.classifier, regressors.Regressor)
@@ -135,11 +136,11 @@ def test_choose_takes_the_least_squared_error_then_the_stronger() -> None:
     y = np.arange(20.0)
 
     def chosen(*values: float) -> float:
-        return choose_by_error(values, lambda rows, v: lambda held: (y[held] + abs(v))[:, None], y, y, seed=0)
+        return choose_by_error(values, lambda rows, v: lambda held: (y[held] + abs(v))[:, None], y, y, seed=0).value
 
     assert chosen(3.0, 1.0, 2.0) == 1.0
     assert chosen(-1.0, 1.0) == -1.0
-    assert choose_by_error((5, 6, 7), lambda rows, v: lambda held: y[:, None], y[:3], np.zeros(3), seed=0) == 6
+    assert choose_by_error((5, 6, 7), lambda rows, v: lambda held: y[:, None], y[:3], np.zeros(3), seed=0).value == 6
 
 
 class TestMetrics:

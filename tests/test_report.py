@@ -142,7 +142,7 @@ def make_run(folder: Path, *, labels: list[str], images: np.ndarray, skipped: bo
         "threads": 2,
     }
     counts = np.r_[np.sort(random.geometric(0.01, K - 1)), 0].tolist()
-    (stage1 / "metrics.json").write_text(json.dumps(metrics | {"code_counts": counts}))
+    (stage1 / "metrics.json").write_text(json.dumps(metrics | {"code_counts": {"codes": [counts]}}))
     blurred = (images[:8].astype(int) // 48 * 48 + 20).clip(0, 255).astype(np.uint8)
     np.savez(
         stage1 / "examples.npz",

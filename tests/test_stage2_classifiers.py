@@ -16,9 +16,10 @@ from sklearn.svm import LinearSVC
 
 from stage2_probe import linear
 from stage2_probe.classifiers import NAMES, Classifier, create
+from stage2_probe.features import Spec
 from stage2_probe.rowspace import RowSpace
 from stage2_probe.saved import Saved, load, save
-from stage2_probe.selection import choose, folds
+from stage2_probe.selection import Choice, choose, folds
 from toolkit_datasets.codes import Level
 from toolkit_datasets.errors import ToolkitError
 
@@ -67,7 +68,7 @@ class TestContract:
         json.dumps(info, allow_nan=False)
         levels = (Level("codes", 1, 8, *SHAPE),)
         classes = tuple("abc"[:n_classes])
-        save(tmp_path, Saved(fitted, classes, "vectors", 2, "hash", "vectors", levels), seed=3)
+        save(tmp_path, Saved(fitted, classes, Spec("vectors", 1, ("codes",)), "hash", "vectors", levels), seed=3)
         loaded = load(tmp_path)
         np.testing.assert_array_equal(shares, loaded.classifier.probabilities(other))
         assert loaded.classifier.chosen == fitted.chosen
@@ -164,7 +165,9 @@ def test_cnn_sees_patterns_on_the_grid() -> None:
 def test_saved_pair_that_does_not_match_is_refused(tmp_path: Path) -> None:
     x, y = blobs(20, n_classes=2, seed=0)
     levels = (Level("codes", 1, 8, *SHAPE),)
-    saved = Saved(create("ridge", n_classes=2).fit(x, y), ("a", "b"), "vectors", 2, "hash", "vectors", levels)
+    saved = Saved(
+        create("ridge", n_classes=2).fit(x, y), ("a", "b"), Spec("vectors", 1, ("codes",)), "hash", "vectors", levels
+    )
     save(tmp_path, saved)
     np.savez(tmp_path / "classifier.npz", weight=np.zeros(3))
     with pytest.raises(ToolkitError, match=r"does not belong to classifier\.json"):
@@ -200,13 +203,17 @@ def test_choose_takes_the_best_then_the_lower_loss_then_the_stronger() -> None:
         right = {1.0: 0.9, 2.0: 0.6, 3.0: 0.4, 4.0: 0.9}[value]  # probability of the truth
         return np.stack([np.where(y == 0, right, 1 - right), np.where(y == 1, right, 1 - right)], axis=1)
 
-    def chosen(*values: float) -> float:
+    def choice(*values: float) -> Choice[float]:
         return choose(values, lambda rows, v: lambda held: shares(v)[held], y, np.arange(20), seed=0)
 
+    def chosen(*values: float) -> float:
+        return choice(*values).value
+
     assert chosen(2.0, 3.0) == 2.0  # accuracy
+    assert choice(2.0, 3.0).loss == pytest.approx(-np.log(0.6))
     assert chosen(2.0, 1.0) == 1.0  # equal accuracy: log loss
     assert chosen(4.0, 1.0) == 4.0  # equal in both: the first, which is the strongest
-    assert choose((5, 6, 7), lambda rows, v: lambda held: shares(1.0), y[:2], np.arange(2), seed=0) == 6
+    assert choose((5, 6, 7), lambda rows, v: lambda held: shares(1.0), y[:2], np.arange(2), seed=0).value == 6
 
 
 def test_fold_is_exact_for_wide_data_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage2_probe import features as module
-from stage2_probe.features import feature_set, features, of_codes, width_of
+from stage2_probe.features import Spec, choices, feature_set, features, of_codes
 from toolkit_datasets.codes import Codes, CodeWriter, Level, StoreInfo, lookup, manifest_of, open_codes
 from toolkit_datasets.errors import ToolkitError
 
@@ -45,20 +45,39 @@ def write(path: Path, *, format: str, content: str, levels: tuple[Level, ...], n
 ONE = (Level("codes", 1, 6, 3, 4, 4),)
 
 
+TWO = (Level("fine", 2, 6, 3, 4, 4), Level("coarse", 3, 5, 2, 2, 2))
+
+
+def spec(kind: str, grid: int = 1, levels: tuple[str, ...] = ("codes",)) -> Spec:
+    return Spec(kind, grid if kind in module.GRIDDED else 1, levels)
+
+
 def test_golden_values_by_hand() -> None:
-    indices = np.array([[[[0, 0], [2, 1]]]], dtype=np.uint8)  # (1, 1, 2, 2)
-    codebook = np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], dtype=np.float32)  # (1, 3, 2)
-    assert features("vectors", {"codes": indices}, {"codes": codebook}).tolist() == [
-        [0, 0, 4, 2, 1, 1, 5, 3]
-    ]  # D, h, w
-    assert features("mean", {"codes": indices}, {"codes": codebook}).tolist() == [[1.5, 2.5]]
-    np.testing.assert_allclose(
-        features("histogram", {"codes": indices}, {"codes": codebook}), np.sqrt([[2 / 4, 1 / 4, 1 / 4]]), rtol=1e-6
-    )
+    indices = {"codes": np.array([[[[0, 0], [2, 1]]]], dtype=np.uint8)}  # (1, 1, 2, 2)
+    codebooks = {"codes": np.array([[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]], dtype=np.float32)}  # (1, 3, 2)
+
+    def of(kind: str, grid: int = 1) -> list[float]:
+        return list(features(spec(kind, grid), indices, codebooks)[0])
+
+    assert of("vectors") == [0, 0, 4, 2, 1, 1, 5, 3]  # D, h, w
+    assert of("mean") == [1.5, 2.5]
+    assert of("cells", 2) == of("vectors")  # a cell of one code each
+    assert of("cells", 1) == of("mean")
+    np.testing.assert_allclose(of("histogram"), np.sqrt([2 / 4, 1 / 4, 1 / 4]), rtol=1e-6)
     # One code in each of four cells, in reading order.
-    assert features("pyramid", {"codes": indices}, {"codes": codebook}, 2).tolist() == [
-        [1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0]
-    ]
+    assert of("pyramid", 2) == [1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_cells_average_each_its_own_places(grid: int) -> None:
+    rng = np.random.default_rng(0)
+    indices, codebook = rng.integers(0, 6, (2, 1, 5, 4)).astype(np.uint8), rng.normal(size=(1, 6, 3)).astype(np.float32)
+    z = lookup(codebook, indices)  # (2, 3, 5, 4)
+    got = features(Spec("cells", grid, ("codes",)), {"codes": indices}, {"codes": codebook}).reshape(2, 3, grid, grid)
+    for i in range(grid):
+        for j in range(grid):
+            rows, columns = ([p for p in range(n) if p * grid // n == k] for n, k in ((5, i), (4, j)))
+            np.testing.assert_allclose(got[:, :, i, j], z[:, :, rows][..., columns].mean((2, 3)), rtol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +105,7 @@ def test_pyramid_equals_brute_force(
                     for y in rows:
                         for x in columns:
                             expected[i, a, b, r, indices[i, r, y, x]] += 1 / (len(rows) * len(columns))
-    got = features("pyramid", {"codes": indices}, {"codes": np.zeros((depth, codes, 2), np.float32)}, grid)
+    got = features(Spec("pyramid", grid, ("codes",)), {"codes": indices}, {"codes": np.zeros((depth, codes, 2))})
     np.testing.assert_allclose(got, np.sqrt(expected.reshape(n, -1)), rtol=1e-6)
     # Every histogram's squares are shares that sum to one.
     np.testing.assert_allclose((got.reshape(n, -1, codes) ** 2).sum(2), 1, rtol=1e-5)
@@ -107,51 +126,63 @@ def test_every_format_and_block_size_gives_the_same_bits(
         write(tmp_path / "b", format="npy", content="indices", levels=ONE),
         write(tmp_path / "c.h5", format="h5", content="vectors", levels=ONE),
     ]
-    first, *others = [of_codes(store, kind, 2) for store in stores]
-    assert first.shape == (7, width_of(ONE, kind, 2))
+    wanted = spec(kind, 2)
+    first, *others = [of_codes(store, wanted) for store in stores]
+    assert first.shape == (7, wanted.width(ONE))
     assert first.dtype == np.float32
     for other in others:
         np.testing.assert_array_equal(first, other)
-    np.testing.assert_array_equal(first, features(kind, *in_memory(stores[1]), 2))
+    np.testing.assert_array_equal(first, features(wanted, *in_memory(stores[1])))
     monkeypatch.setattr(module, "BLOCK_BYTES", 1)  # one row at a time
-    np.testing.assert_array_equal(first, of_codes(stores[2], kind, 2))
+    np.testing.assert_array_equal(first, of_codes(stores[2], wanted))
     rows = np.array([5, 0, 3])
-    np.testing.assert_array_equal(first[rows], of_codes(stores[0], kind, 2, rows))
+    np.testing.assert_array_equal(first[rows], of_codes(stores[0], wanted, rows))
 
 
-def test_levels_stand_one_after_another(tmp_path: Path) -> None:
-    levels = (Level("fine", 2, 6, 3, 4, 4), Level("coarse", 1, 5, 2, 2, 2))
-    store = write(tmp_path / "s.h5", format="h5", content="indices", levels=levels)
-    for kind in module.KINDS:
-        whole = features(kind, *in_memory(store), 2)
-        parts = [{x.name: store.indices(x.name)} for x in levels]
-        books = in_memory(store)[1]
-        np.testing.assert_array_equal(whole, np.concatenate([features(kind, part, books, 2) for part in parts], axis=1))
-        np.testing.assert_array_equal(of_codes(store, kind, 2), whole)
-    z = lookup(store.codebook("fine"), store.indices("fine"))
-    np.testing.assert_array_equal(of_codes(store, "vectors", 1)[:, : 3 * 16], z.reshape(7, -1))
+@pytest.mark.parametrize("kind", module.KINDS)
+def test_levels_stand_one_after_another(kind: str, tmp_path: Path) -> None:
+    store = write(tmp_path / "s.h5", format="h5", content="indices", levels=TWO)
+    both = spec(kind, 2, ("fine", "coarse"))
+    parts = [of_codes(store, spec(kind, 2, (name,))) for name in both.levels]
+    np.testing.assert_array_equal(of_codes(store, both), np.concatenate(parts, axis=1))
+    np.testing.assert_array_equal(of_codes(store, both), features(both, *in_memory(store)))
+    assert both.width(TWO) == sum(part.shape[1] for part in parts)
+    if kind == "vectors":
+        z = lookup(store.codebook("fine"), store.indices("fine"))
+        np.testing.assert_array_equal(parts[0], z.reshape(7, -1))
+
+
+def test_what_auto_offers() -> None:
+    def offered(levels: tuple[Level, ...], **keys: object) -> list[str]:
+        return [str(each) for each in choices("auto", 2, levels, origin="s", **keys)]  # type: ignore[arg-type]
+
+    assert offered(ONE) == ["mean of codes", "cells 2x2 of codes", "histogram of codes"]
+    assert offered(ONE, latents=True) == ["mean of codes", "cells 2x2 of codes"]
+    assert offered(TWO) == ["mean of coarse", "cells 2x2 of coarse", "mean of fine and coarse"]
+    assert offered(TWO, wanted=["fine"]) == ["mean of fine", "cells 2x2 of fine"]  # residual codes are not counted
+    assert offered((Level("codes", 1, 9, 3, 1, 1),)) == ["mean of codes", "histogram of codes"]
 
 
 def test_latents_have_vectors_and_mean_but_no_histogram(tmp_path: Path) -> None:
     store = write(tmp_path / "s", format="npy", content="latents", levels=ONE)
-    np.testing.assert_array_equal(of_codes(store, "vectors", 1), store.vectors("codes").reshape(7, -1))
-    feature_set(store, "mean", 2)
-    with pytest.raises(ToolkitError, match=r"latents.*set probe\.features to vectors or mean"):
-        feature_set(store, "histogram", 2)
+    np.testing.assert_array_equal(of_codes(store, spec("vectors")), store.vectors("codes").reshape(7, -1))
+    with pytest.raises(ToolkitError, match=r"latents.*set probe\.features to vectors, mean or cells"):
+        choices("histogram", 2, ONE, latents=True, origin="s")
 
 
-def test_impossible_features_are_refused(tmp_path: Path) -> None:
-    store = write(tmp_path / "s", format="npy", content="indices", levels=ONE)
+def test_impossible_features_are_refused() -> None:
     with pytest.raises(ToolkitError, match=r"probe\.grid = 5 is finer than the 4 x 4 codes"):
-        feature_set(store, "pyramid", 5)
-    feature_set(store, "histogram", 5)  # grid means nothing to it
-    with pytest.raises(ToolkitError, match=r"no features called 'pixels'.*vectors, mean, histogram, pyramid"):
-        feature_set(store, "pixels", 2)
+        choices("pyramid", 5, ONE, origin="s")
+    choices("histogram", 5, ONE, origin="s")  # grid means nothing to it
+    with pytest.raises(ToolkitError, match=r"no features called 'pixels'.*auto or one of vectors, mean, cells"):
+        choices("pixels", 2, ONE, origin="s")
+    with pytest.raises(ToolkitError, match=r"probe\.levels: no level 'top' in s, which has fine, coarse"):
+        choices("mean", 2, TWO, wanted=["top"], origin="s")
 
 
 def test_held_features_are_the_same_and_only_held_where_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = write(tmp_path / "s", format="npy", content="indices", levels=ONE)
-    fresh = feature_set(store, "pyramid", 2)
+    fresh = feature_set(store, spec("pyramid", 2))
     held = fresh.held(np.array([1, 2, 4, 6]))
     for rows in ([2, 4], [6, 1], [1, 2, 4, 6]):
         np.testing.assert_array_equal(held.take(np.array(rows)), fresh.take(np.array(rows)))

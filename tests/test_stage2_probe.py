@@ -15,6 +15,7 @@ import pytest
 from stage2_probe.baselines import principal_axes
 from stage2_probe.predict import predict
 from stage2_probe.probe import probe
+from stage2_probe.task import task_of
 from toolkit_datasets.card import Probe
 from toolkit_datasets.codes import Codes, CodeWriter, Level, StoreInfo, manifest_of, open_codes
 from toolkit_datasets.errors import ToolkitError
@@ -96,7 +97,7 @@ class TestResults:
         about = result[0]["probe"]
         assert (about["n_labelled"], about["n_pool"], about["n_test"], about["draws"]) == (20, 120, 240, 3)
         assert about["classes"] == ["cat", "dog"]
-        assert (about["features"], about["classifier"], about["grouped"]) == ("histogram", "logistic", False)
+        assert (about["features"], about["classifier"], about["grouped"]) == ("histogram of codes", "logistic", False)
         assert about["accuracy"]["mean"] > 0.85
         low, high = about["accuracy"]["ci95"]
         assert low < about["accuracy"]["mean"] < high
@@ -287,12 +288,67 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
 
+class TestAuto:
+    """`probe.features = auto`: each draw chooses for itself, by its own cross-validation."""
+
+    AUTO = Probe(labels=40, draws=6, curve=(40,), features="auto")
+
+    def test_chooses_what_tells_the_classes_apart(self, codes: Codes, tmp_path: Path) -> None:
+        found = probe(codes, self.AUTO, seed=0, out=tmp_path)["probe"]
+        assert found["features"] == "auto"
+        assert sum(found["features_chosen"].values()) == 6
+        alone = {}
+        for kind in ("mean", "cells", "histogram"):
+            settings = self.AUTO.model_copy(update={"features": kind})
+            alone[kind] = probe(codes, settings, seed=0, out=tmp_path / kind)["probe"]["accuracy"]["mean"]
+        assert found["features_chosen"]["histogram of codes"] >= 4  # the codebook is random: counts tell most
+        assert found["accuracy"]["mean"] > min(alone.values())
+        assert found["accuracy"]["mean"] == pytest.approx(max(alone.values()), abs=0.03)
+
+    def test_a_baseline_chooses_among_its_own_arrays(self, codes: Codes, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        is_cat = (codes.manifest["label"] == "cat").to_numpy()[:, None]
+        noise, telling = rng.normal(size=(420, 8)), rng.normal(size=(420, 8)) * 0.01 + is_cat
+        found = probe(codes, self.AUTO, seed=0, out=tmp_path, images={"random": [noise, telling]})
+        assert found["baselines"]["random"]["accuracy"]["mean"] == 1
+
+    def test_saved_classifier_reads_the_features_of_its_own_draw(self, codes: Codes, tmp_path: Path) -> None:
+        probe(codes, self.AUTO, seed=0, out=tmp_path)
+        table = pd.read_csv(tmp_path / "predictions.csv")
+        again = predict(tmp_path, codes, np.flatnonzero(codes.manifest["split"] == "test"))
+        np.testing.assert_array_equal(again["predicted"], table["predicted"])
+        np.testing.assert_allclose(again["p_cat"], table["p_cat"], atol=1e-6)
+
+
+class TestJudgedOnThePool:
+    def test_no_test_image_is_touched(self, tmp_path: Path) -> None:
+        settings = QUICK.model_copy(update={"judge": "pool", "curve": ()})
+        table = samples(n=420)
+        plain = probe(store(tmp_path / "a.h5", table), settings, seed=0, out=tmp_path / "a")["probe"]
+        spoiled = table.assign(label=np.where(table["split"] == "test", "dog", table["label"]))
+        again = probe(store(tmp_path / "b.h5", spoiled), settings, seed=0, out=tmp_path / "b")["probe"]
+        pool = int((table["split"] == "labelled").sum())
+        assert (plain["judge"], plain["n_test"] + plain["n_pool"]) == ("pool", pool)
+        judged = set(pd.read_csv(tmp_path / "a" / "predictions.csv")["id"])
+        assert judged <= set(table["id"][table["split"] == "labelled"])
+        assert not judged & set(pd.read_csv(tmp_path / "a" / "draws.csv")["id"])
+        assert again["n_test"] == plain["n_test"]
+
+    def test_groups_stay_on_one_side(self) -> None:
+        manifest = manifest_of(samples(n=420, slices=5), np.arange(420))
+        task = task_of(manifest, judge="pool", seed=1)
+        assert not set(manifest["group"].iloc[task.pool]) & set(manifest["group"].iloc[task.test])
+        assert set(manifest["split"].iloc[[*task.pool, *task.test]]) == {"labelled"}
+        other = task_of(manifest, judge="pool", seed=2)
+        assert set(other.test) != set(task.test)
+
+
 def test_cnn_works_on_the_grid_and_leaves_baselines_to_logistic(
     codes: Codes, images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     settings = Probe(labels=20, draws=1, curve=(), classifier="cnn")
     found = probe(codes, settings, seed=0, out=tmp_path, images={"hog": images["hog"]})
-    assert found["probe"]["features"] == "vectors"
+    assert found["probe"]["features"] == "vectors of codes"
     assert found["probe"]["accuracy"]["mean"] > 0.7
     assert found["baselines"]["hog"]["title"].endswith("(logistic regression)")
     table = pd.read_csv(tmp_path / "predictions.csv")
@@ -314,6 +370,7 @@ from toolkit_datasets.card import Probe
 from toolkit_datasets.codes import open_codes
 from toolkit_datasets.errors import ToolkitError
 from stage2_probe.probe import probe
+from stage2_probe.task import task_of
 from stage2_probe.predict import predict
 codes, out = open_codes(Path(sys.argv[1])), Path(sys.argv[2])
 for name in ("logistic", "ridge", "svm", "knn", "mlp"):

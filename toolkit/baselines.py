@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ BLOCK = 500  # images in memory at a time
 
 def image_baselines(
     codes: Codes, prepared: Prepared, settings: Probe, *, device: str, progress: Progress
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, list[NDArray[np.float32]]]:
     """The arrays of the baselines named in `settings.baselines`, (rows of the store, features) float32.
+
+    The untrained encoder has as many as `settings.features` offers to each draw, the others have one.
 
     Raises:
         ToolkitError: an image of the store is not among the prepared ones.
@@ -32,13 +35,14 @@ def image_baselines(
     rows = _rows_in(prepared, codes)
     images, splits = prepared.images, codes.manifest["split"]
     every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin(["labelled", "test"]))
-    out: dict[str, NDArray[np.float32]] = {}
+    out: dict[str, list[NDArray[np.float32]]] = {}
     if "pixels" in settings.baselines:
-        out["pixels"] = _filled(every, lambda part: small_pixels(images[rows[part]]), len(rows), "pixels", progress)
+        out["pixels"] = [_filled(every, lambda part: small_pixels(images[rows[part]]), len(rows), "pixels", progress)]
     if "hog" in settings.baselines:
-        out["hog"] = _filled(judged, lambda part: hog_features(images[rows[part]]), len(rows), "hog", progress)
+        out["hog"] = [_filled(judged, lambda part: hog_features(images[rows[part]]), len(rows), "hog", progress)]
     if "random" in settings.baselines:
-        from stage2_probe.features import features
+        from stage2_probe.features import Spec, features
+        from stage2_probe.probe import feature_choices
 
         try:
             from stage1_vqvae.encode import random_codes
@@ -56,15 +60,14 @@ def image_baselines(
         )
         place = np.zeros(len(rows), np.int64)
         place[judged] = np.arange(len(judged))
-        out["random"] = _filled(
-            judged,
-            lambda part: features(
-                settings.features, {name: each[place[part]] for name, each in indices.items()}, codebooks, settings.grid
-            ),
-            len(rows),
-            "random encoder",
-            progress,
-        )
+
+        def untrained(part: NDArray[np.int64], spec: Spec) -> NDArray[np.float32]:
+            return features(spec, {name: each[place[part]] for name, each in indices.items()}, codebooks)
+
+        out["random"] = [
+            _filled(judged, partial(untrained, spec=spec), len(rows), "random encoder", progress)
+            for spec in feature_choices(codes.info, settings, origin=str(codes.path))
+        ]
     return out
 
 

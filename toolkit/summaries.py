@@ -44,7 +44,9 @@ def probe_text(results: Mapping[str, Any]) -> str:
     words = headline(results, {})
     lines = [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
     lines += _error_table(results) if is_continuous(probe) else _accuracy_table(results)
-    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {probe['features']} features, {probe['classifier']}"
+    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {features_text(probe)}, {probe['classifier']}"
+    if probe["judge"] == "pool":
+        how += "; judged on half of the pool, the test set was not touched"
     return "\n".join(filter(str.strip, [*lines, f"          ({how})"]))
 
 
@@ -75,6 +77,13 @@ def _error_table(results: Mapping[str, Any]) -> list[str]:
         mae, r2 = amount(scores["mae"]["mean"], like=like), ratio(scores["r2"]["mean"])
         lines.append(f"          {title:30} {mae:>9} {r2:>6}{against}")
     return lines
+
+
+def features_text(probe: Mapping[str, Any]) -> str:
+    """Which features of the codes were used; of several on offer, in how many draws each."""
+    if probe["features"] != "auto":
+        return str(probe["features"])
+    return " or ".join(f"{name} ({draws})" for name, draws in probe["features_chosen"].items() if draws)
 
 
 def results_text(results: Mapping[str, Any]) -> str:

@@ -175,8 +175,11 @@ class Probe(Part):
 
     labels: int = Field(100, ge=2)  # per draw, all classes together; subjects where the data are grouped
     draws: int = Field(20, ge=1)
-    features: Literal["vectors", "mean", "histogram", "pyramid"] = "vectors"  # all there is
-    grid: int = Field(2, ge=1)  # cells along each side of the pyramid
+    # auto: each draw chooses by cross-validation among a few that suit the codes, see stage2_probe/features.py
+    features: Literal["auto", "vectors", "mean", "cells", "histogram", "pyramid"] = "auto"
+    grid: int = Field(2, ge=1)  # cells along each side, for cells and pyramid
+    levels: tuple[str, ...] = ()  # of the code levels to read; empty: all
+    judge: Literal["test", "pool"] = "test"  # pool: half of it, to compare configurations without touching the test set
     classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"  # on numbers: ridge
     curve: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)  # sizes of the label curve; empty: none
     baselines: tuple[Literal["pixels", "hog", "random"], ...] = ("pixels", "hog", "random")
