@@ -164,10 +164,7 @@ class Agree(Phase):
             nn.ReLU(),
             nn.Linear(settings.hidden, settings.projection),
         )
-        # A multiple of the stride, so that no pixel of a view falls off the trunk's edge.
-        stride = card.coarse.stride
-        self.view_size = max(stride, round(card.views.share * card.coarse_size / stride) * stride)
-
+        self.view_size = max(card.coarse.stride, round(card.views.share * card.coarse_size))
     def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trunk and projection; the model itself learns later."""
         return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))
