@@ -165,6 +165,7 @@ class Agree(Phase):
             nn.Linear(settings.hidden, settings.projection),
         )
         self.view_size = max(card.coarse.stride, round(card.views.share * card.coarse_size))
+
     def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trunk and projection; the model itself learns later."""
         return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))

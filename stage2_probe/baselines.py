@@ -7,13 +7,15 @@ encoder. The majority class and the mean target need none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from toolkit_datasets.codes import Codes
 from toolkit_datasets.errors import ToolkitError
 
-from .features import FeatureSet, block_rows
+from .features import FeatureSet, Spec, block_rows, of_codes
 from .task import UNLABELLED, Task
 
 NAMES = ("pixels", "hog", "random")
@@ -61,6 +63,31 @@ def feature_sets(images: Images, manifest: pd.DataFrame, task: Task, *, seed: in
             title = "histogram of oriented gradients" if name == "hog" else "the same features of an untrained encoder"
             sets[name] = [of_array(array, title) for array in flat]
     return sets
+
+
+def of_store(codes: Codes, other: Codes, specs: Sequence[Spec], rows: np.ndarray) -> list[FeatureSet]:
+    """Features of another store of the same images, addressed by the rows of `codes`; only `rows` are ever asked for.
+
+    Raises:
+        ToolkitError: an image of `rows` is not in the other store.
+    """
+    keys = ["id", "slice"]
+    place = {key: row for row, key in enumerate(other.manifest[keys].itertuples(index=False, name=None))}
+    where = np.full(len(codes), -1, dtype=np.int64)
+    for row, key in zip(rows, codes.manifest[keys].iloc[rows].itertuples(index=False, name=None), strict=True):
+        where[row] = place.get(key, -1)
+    missing = rows[where[rows] < 0]
+    if len(missing):
+        raise ToolkitError(
+            f"{other.path} lacks {len(missing)} of the {len(rows)} images to compare on, such as "
+            f"{codes.manifest['id'].iat[int(missing[0])]!r}: encode the same images with that model"
+        )
+
+    def take(spec: Spec, wanted: np.ndarray) -> np.ndarray:
+        return of_codes(other, spec, where[wanted])
+
+    levels = other.info.levels
+    return [FeatureSet(f"the codes of {other.path}", spec.width(levels), partial(take, spec)) for spec in specs]
 
 
 def of_array(array: np.ndarray, title: str) -> FeatureSet:

@@ -36,6 +36,7 @@ from .regression import Regression
 from .saved import Saved, save
 from .task import ClassTask, ContinuousTask, Task, task_of
 
+OTHER = "other"
 NO_IMAGES: Images = MappingProxyType({})
 
 
@@ -47,6 +48,7 @@ def probe(
     out: Path,
     kind: Kind = "class",
     images: Images = NO_IMAGES,
+    against: Codes | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def probe(
         kind: what the labels are, the card's `labels.kind`.
         images: baselines by name (`pixels`, `hog`, `random`): arrays with one row for each row of the manifest, or
             several of them for each draw to choose from.
+        against: other codes of the same images, one more baseline, called `other`.
         device: of the CNN.
         progress: bars.
 
@@ -83,6 +86,9 @@ def probe(
         CODES: [feature_set(codes, spec) for spec in specs],
         **baselines.feature_sets(images, codes.manifest, task, seed=seed),
     }
+    if against is not None:
+        other = feature_choices(against.info, settings.model_copy(update={"levels": ()}), origin=str(against.path))
+        sets[OTHER] = baselines.of_store(codes, against, other, np.concatenate([task.pool, task.test]))
     classifier = settings.classifier if kind == "class" else regressors.name_for(settings.classifier)
     makers = {name: _maker(classifier, name, codes, specs[0], task, device) for name in sets}
     makers[CODES]()  # a classifier that cannot be had should say so before the work, not after it

@@ -22,6 +22,14 @@ def test_the_published_sizes_of_cats_vs_dogs() -> None:
     assert card.probe.draws == 20
 
 
+def test_the_split_has_the_card_s_seed_unless_it_has_its_own(tmp_path: Path) -> None:
+    assert load_card("cats-vs-dogs", seed=5).split_seed == 5
+    card = load_card("cats-vs-dogs", ["split.seed=0"], seed=5)
+    assert (card.split_seed, card.seed) == (0, 5)
+    (tmp_path / "copy.toml").write_text(card_text(card))
+    assert load_card(str(tmp_path / "copy.toml")).split_seed == 0
+
+
 def test_overrides_are_read_as_toml_and_else_as_text() -> None:
     overrides = ["image.size=32", "split.unlabelled=0.5", "split.test=rest", "probe.curve=[10, 20]", "title=A = b"]
     card = load_card("cats-vs-dogs", overrides, seed=7)

@@ -320,6 +320,26 @@ class TestAuto:
         np.testing.assert_allclose(again["p_cat"], table["p_cat"], atol=1e-6)
 
 
+class TestAgainstOtherCodes:
+    def test_is_paired_on_the_same_draws(self, codes: Codes, tmp_path: Path) -> None:
+        settings = QUICK.model_copy(update={"curve": ()})
+        backwards = samples(n=420).iloc[::-1].reset_index(drop=True)  # the same images in another order
+        worse = store(tmp_path / "other.h5", backwards, signal=0.2, model_hash="cd" * 32)
+        alone = probe(worse, settings, seed=0, out=tmp_path / "a")["probe"]["accuracy"]["mean"]
+        found = probe(codes, settings, seed=0, out=tmp_path / "b", against=worse)
+        other = found["baselines"]["other"]
+        assert other["title"] == f"the codes of {worse.path}"
+        assert other["difference"]["ci95"][0] > 0
+        assert other["accuracy"]["mean"] == pytest.approx(alone, abs=0.08)  # other draws: rows stand elsewhere
+        itself = probe(codes, settings, seed=0, out=tmp_path / "c", against=codes)["baselines"]["other"]["difference"]
+        assert itself == {"mean": 0.0, "ci95": [0.0, 0.0]}
+
+    def test_of_other_images_is_refused(self, codes: Codes, tmp_path: Path) -> None:
+        fewer = store(tmp_path / "other.h5", samples(n=400))
+        with pytest.raises(ToolkitError, match=r"other\.h5 lacks \d+ of the \d+ images.*encode the same images"):
+            probe(codes, QUICK, seed=0, out=tmp_path / "out", against=fewer)
+
+
 class TestJudgedOnThePool:
     def test_no_test_image_is_touched(self, tmp_path: Path) -> None:
         settings = QUICK.model_copy(update={"judge": "pool", "curve": ()})

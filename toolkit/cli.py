@@ -279,6 +279,7 @@ def encode(
 @click.argument("codes", type=click.Path(path_type=Path))
 @options.path_option("--out", metavar="DIR", help="Folder of the results. [default: CODES-probe/]")
 @options.path_option("--data", metavar="DIR", help="The encoded images, for the baselines that need them.")
+@options.path_option("--against", metavar="CODES", help="Compare with these codes of the same images, draw by draw.")
 @options.set_option
 @options.seed_option
 @options.workers_option
@@ -289,6 +290,7 @@ def probe(
     codes: Path,
     out: Path | None,
     data: Path | None,
+    against: Path | None,
     overrides: tuple[str, ...],
     seed: int | None,
     workers: int | None,
@@ -301,6 +303,7 @@ def probe(
     \b
     Example:  toolkit probe runs/cats/codes
               toolkit probe runs/cats/codes --data train/ --set probe.labels=1000 --set probe.features=vectors
+              toolkit probe runs/cats/codes --against runs/plain/codes
     """
     from .pipeline import probe_run
     from .runs import Data
@@ -313,6 +316,7 @@ def probe(
         overrides=overrides,
         seed=seed,
         data=Data(data),
+        against=against,
         device=device,
         workers=workers,
         progress=console.progress,

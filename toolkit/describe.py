@@ -12,6 +12,8 @@ from toolkit_datasets.card import card_names, load_card
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.targets import counted, number
 
+from .wording import model_text
+
 SHEET_IMAGES = 48
 
 
@@ -92,13 +94,11 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
     """What a command would do, for --dry-run."""
     card = prepared.card
     learners = len(prepared.rows("unlabelled"))
-    grid = card.image.size // card.vqvae.stride
     lines = [
         described_text(describe(prepared), prepared),
         "",
         f"would     {', '.join(steps)} into {out}",
-        f"model     VQ-VAE, {grid}x{grid} codes of {card.vqvae.codebook_size} ({card.vqvae.code_dim} dimensions), "
-        f"{card.train.epochs} epochs of {learners:,} images",
+        f"model     {model_text(card)}; {learners:,} images",
     ]
     if "probe" in steps:
         p = card.probe

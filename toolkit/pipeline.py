@@ -21,6 +21,7 @@ from toolkit_datasets.progress import Progress
 from toolkit_datasets.targets import counted
 
 from .runs import Data, check_out, clear, read_run, write_run
+from .wording import model_text
 
 CHANGED = (
     "The images or labels changed since the training, so images that it learned from could end up in the test split. "
@@ -73,11 +74,10 @@ def train_run(
     if resume:  # before the record of the run is written anew
         check_belongs(prepared, folder)
     write_run(out, prepared, data, command)
-    progress.say(
-        f"stage 1: VQ-VAE on {learners:,} unlabelled images of {card.image.size} px, {card.train.epochs} epochs"
-    )
+    progress.say(f"stage 1: {learners:,} unlabelled images of {card.image.size} px; {model_text(card)}")
     metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
-    loss_curve(folder / "history.csv", folder / "loss.png")
+    for history in folder.glob("history*.csv"):
+        loss_curve(history, folder / history.name.replace("history", "loss").replace(".csv", ".png"))
     reconstruction_grid(folder / "examples.npz", folder / "reconstructions.png")
     return metrics
 
@@ -121,12 +121,14 @@ def probe_run(
     overrides: Sequence[str] = (),
     seed: int | None = None,
     data: Data,
+    against: Path | None = None,
     device: str,
     workers: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Stage 2: draws, baselines, scores; writes and returns what `results.json` of the probe holds.
 
+    `against` is another store of the same images, compared with on the same draws.
     `card` goes before the one that the store was made with. Baselines that need the images are computed where
     `data` has a folder, or the card's images are bundled.
     """
@@ -142,7 +144,16 @@ def probe_run(
 
         prepared = open_data(card, data, split=False, workers=workers, progress=progress)
         images = image_baselines(codes, prepared, card.probe, device=device, progress=progress)
-    results = probe(codes, card.probe, seed=card.seed, out=out, kind=card.labels.kind, images=images, progress=progress)
+    results = probe(
+        codes,
+        card.probe,
+        seed=card.seed,
+        out=out,
+        kind=card.labels.kind,
+        images=images,
+        against=open_codes(against) if against else None,
+        progress=progress,
+    )
     write_text(out / "card.toml", card_text(card))
     return results
 

@@ -60,7 +60,7 @@ def error_measure(like: float) -> Measure:
 
 
 def loss_curve(history_csv: Path, out: Path) -> None:
-    """Draw stage 1's `history.csv` (one row per epoch) as a PNG."""
+    """Draw the history of a phase of stage 1 (one row per epoch) as a PNG."""
     with styled("loss"):
         write_png(_loss(pd.read_csv(history_csv)), out)
 
@@ -246,19 +246,25 @@ def code_map(points: np.ndarray, labels: Sequence[str], shares: tuple[float, flo
 def _loss(history: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.7))
     left, right = figure.subplots(1, 2)
+    agreeing = "agreement" in history
     lines = (
-        (left, "loss", "loss", 0),
-        (left, "reconstruction", "reconstruction", 1),
-        (right, "psnr", "training", 0),
-        (right, "validation_psnr", "held out", 1),
+        ("loss", "training" if agreeing else "loss", left, 0),
+        ("validation_loss", "held out", left, 1),
+        ("reconstruction", "reconstruction", left, 1),
+        ("psnr", "training", right, 0),
+        ("validation_psnr", "held out", right, 1),
+        ("agreement", "training", right, 0),
+        ("validation_agreement", "held out", right, 1),
     )
-    for axes, column, title, order in lines:
+    for column, title, axes, order in lines:
         if column in history and history[column].notna().any():
+            values = 100 * history[column] if "agreement" in column else history[column]
             colour, marker = PALETTE[order], MARKERS[order] if len(history) <= 40 else ""
-            axes.plot(history["epoch"], history[column], color=colour, marker=marker, markersize=3.5, label=title)
-    left.set_title("training loss (log scale)")
-    right.set_title("PSNR, dB")
-    if any(np.any(np.asarray(line.get_ydata(), dtype=float) > 0) for line in left.lines):
+            axes.plot(history["epoch"], values, color=colour, marker=marker, markersize=3.5, label=title)
+    left.set_title("agreement: loss" if agreeing else "training loss (log scale)")
+    right.set_title("views that find each other, %" if agreeing else "PSNR, dB")
+    positive = any(np.any(np.asarray(line.get_ydata(), dtype=float) > 0) for line in left.lines)
+    if positive and not agreeing:
         left.set_yscale("log")
         left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # plain: mathematics is off

@@ -77,7 +77,7 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
         splits=splits_table(results, folder / "samples.csv", continuous=continuous),
         continuous=continuous,
         skipped=skipped(folder / "samples.csv"),
-        loss=loss(folder / "stage1" / "history.csv"),
+        losses=losses(folder / "stage1"),
         reconstructions=reconstructions(folder / "stage1" / "examples.npz"),
         usage={name: Markup(plots.usage(counts)) for name, counts in metrics.get("code_counts", {}).items()},
         probe=probe(results, predictions),
@@ -161,12 +161,11 @@ def skipped(samples_csv: Path) -> dict[str, Any] | None:
     return {"total": len(bad), "rows": rows}
 
 
-def loss(history_csv: Path) -> Markup | None:
-    """The training curve, or None if there is no row to draw."""
-    if not history_csv.is_file():
-        return None
-    history = pd.read_csv(history_csv)
-    return Markup(plots.loss_svg(history)) if len(history) else None
+def losses(stage1: Path) -> list[Markup]:
+    """The training curve of each phase that has a row to draw, in the order of the phases."""
+    paths = [stage1 / name for name in ("history-agree.csv", "history.csv")]
+    histories = [pd.read_csv(path) for path in paths if path.is_file()]
+    return [Markup(plots.loss_svg(history)) for history in histories if len(history)]
 
 
 def reconstructions(examples_npz: Path) -> list[dict[str, Any]] | None:

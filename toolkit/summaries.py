@@ -29,13 +29,17 @@ from .wording import (
 
 
 def stage1_text(metrics: Mapping[str, Any]) -> str:
-    """Reconstruction and codebook in two lines."""
-    return (
+    """Reconstruction, the codes of each level, and what the training took."""
+    lines = [
         f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
-        f"{metrics['bits_per_pixel']:.4g} bits per pixel\n"
-        f"          {metrics['codebook_usage']:.0%} of the codes used, perplexity {metrics['perplexity']:.0f}; "
-        f"{metrics['train_seconds']:.0f} s, {metrics['images_per_second']:.0f} images/s on {metrics['device']}"
-    )
+        f"{metrics['bits_per_pixel']:.4g} bits per pixel"
+    ]
+    for name, level in metrics["levels"].items():
+        which = f"{name}: " if len(metrics["levels"]) > 1 else ""
+        lines.append(f"          {which}{level['usage']:.0%} of the codes used, perplexity {level['perplexity']:.0f}")
+    phases = ", ".join(f"{each['name']} {each['images_per_second']:.0f} images/s" for each in metrics["phases"])
+    lines.append(f"          {metrics['train_seconds']:.0f} s on {metrics['device']} ({phases})")
+    return "\n".join(lines)
 
 
 def probe_text(results: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import floor, log10
 from typing import Any
 
+from toolkit_datasets.card import Card
+
 CLASSIFIERS = {
     "logistic": "a logistic classifier",
     "ridge": "a ridge classifier",
@@ -26,7 +28,28 @@ TITLES = {
     "pixels": "raw pixels",
     "hog": "HOG",
     "random": "an untrained encoder",
+    "other": "other codes",
 }
+
+
+def model_text(card: Card) -> str:
+    """What stage 1 trains and for how long, in half a sentence.
+
+    >>> from toolkit_datasets.card import load_card
+    >>> model_text(load_card("digits"))
+    'VQ-VAE of 8x8 codes from 256 (32 dimensions); 8 epochs'
+    """
+    fine, coarse = card.vqvae, card.coarse
+    side = card.image.size // fine.stride
+    depth = f"{fine.depth} x " if fine.depth > 1 else ""
+    text = f"{side}x{side} codes from {depth}{fine.codebook_size} ({fine.code_dim} dimensions)"
+    if card.train.objective == "reconstruct":
+        return f"VQ-VAE of {text}; {card.train.epochs} epochs"
+    side = card.coarse_size // coarse.stride
+    return (
+        f"VQ-VAE of {side}x{side} coarse codes from {coarse.depth} x {coarse.codebook_size} ({coarse.dim} dimensions) "
+        f"that two views agree on, {card.agree.epochs} epochs; and of {text}, {card.train.epochs} epochs"
+    )
 
 
 def verdict(difference: Mapping[str, Any] | None, *, smaller_is_better: bool = False) -> str:

@@ -66,6 +66,7 @@ class Split(Part):
     test: Size = 0.25
     test_part: str = ""  # where the publisher fixed a test set: the value of the pattern's `part` group that marks it
     group: str = ""  # the pattern's group that must stay on one side, such as "subject"
+    seed: int | None = Field(None, ge=0)  # of the split alone, to train several times on one split; none: the card's
 
     @field_validator("unlabelled", "labelled", "test")
     @classmethod
@@ -221,6 +222,11 @@ class Card(Part):
         return self
 
     @property
+    def split_seed(self) -> int:
+        """What decides the split: its own seed where it has one."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+    @property
     def coarse_size(self) -> int:
         """Pixels along each side of what the coarse level sees: those of the image, at most `coarse.size`."""
         return min(self.image.size, self.coarse.size)
@@ -283,7 +289,7 @@ def card_text(card: Card) -> str:
     """The card as TOML; reading it back gives an equal card."""
     import tomli_w
 
-    return tomli_w.dumps(card.model_dump(mode="json"))
+    return tomli_w.dumps(card.model_dump(mode="json", exclude_none=True))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -76,7 +76,7 @@ def prepare(
         check_numbers(samples, labels or (Path(card.labels.table) if card.labels.table else None))
     if limit is not None and limit < len(samples):
         wanted = scaled(wanted, limit / max(len(samples), _counted(wanted)))
-        ranked = sorted(range(len(samples)), key=lambda row: rank(card.seed, str(samples["id"].iat[row])))
+        ranked = sorted(range(len(samples)), key=lambda row: rank(card.split_seed, str(samples["id"].iat[row])))
         samples = samples.iloc[sorted(ranked[:limit])].reset_index(drop=True)
     paths = samples["path"].tolist()
     decodings = decoded(
@@ -98,7 +98,7 @@ def prepare(
         )
     samples["group"] = _joined_groups(samples, details["pixels"])
     if split:
-        samples["split"] = assign(samples, wanted, card.seed, kind=card.labels.kind)
+        samples["split"] = assign(samples, wanted, card.split_seed, kind=card.labels.kind)
     else:
         samples["split"] = np.where(samples["status"] == "ok", "new", "")
     kept = details[["mode", "width", "height"]]

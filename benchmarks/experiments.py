@@ -1,0 +1,208 @@
+"""The experiment log: train configurations of stage 1, score them on halves of the pool, and write docs/experiments.md.
+
+    python benchmarks/experiments.py --list
+    python benchmarks/experiments.py --data train/ --out runs/experiments plain agree-50
+    python benchmarks/experiments.py --data train/ --out runs/experiments --final agree    # 3 seeds, on the test set
+
+A configuration is a card and overrides. Half of the labelled pool teaches and the other half judges
+(`probe.judge = "pool"`), so that no choice is ever made on the test images; only `--final` looks at them, with three
+seeds of stage 1 on a split of its own. Figures go to docs/experiments.json, and the page is written anew from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from run import machine  # benchmarks/run.py
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"
+FINAL_SPLIT, FINAL_SEEDS = 2026, (0, 1, 2)  # a split that no choice was ever made on
+LABELS = (100, 1000)
+SHORT = ("agree.epochs=50", "views.share=0.75", "train.epochs=2")  # 6 minutes, to compare objectives with each other
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the log."""
+
+    name: str
+    card: str
+    sets: tuple[str, ...]
+    lesson: str  # what was learned, once it has been run
+
+
+EXPERIMENTS = (
+    Experiment(
+        "plain",
+        "cats-vs-dogs",
+        ("train.objective=reconstruct",),
+        "The slides to the letter. Codes of 8x8 px hold colour and brightness; a classifier learns little from them.",
+    ),
+    Experiment(
+        "plain-2",
+        "cats-vs-dogs",
+        ("train.objective=reconstruct", "vqvae.depth=2"),
+        "The bits of `agree`, all spent on the picture: what a coarse level costs in PSNR.",
+    ),
+    Experiment(
+        "agree",
+        "cats-vs-dogs",
+        ("train.objective=agree",),
+        "The default for photographs.",
+    ),
+    Experiment(
+        "agree-50",
+        "cats-vs-dogs",
+        ("train.objective=agree", *SHORT),
+        "The reference of the short comparisons below.",
+    ),
+    Experiment(
+        "agree-50-cold",
+        "cats-vs-dogs",
+        ("train.objective=agree", *SHORT, "agree.temperature=0.1"),
+        "A lower temperature changes nothing that 20 draws can tell.",
+    ),
+    Experiment(
+        "agree-114-small",
+        "cats-vs-dogs",
+        ("train.objective=agree", *SHORT, "agree.epochs=114", "views.share=0.5"),
+        "Views of 32 px and as many more epochs in the same time: no worse. What counts is the computing spent.",
+    ),
+    Experiment(
+        "agree-50-batch-125",
+        "cats-vs-dogs",
+        ("train.objective=agree", *SHORT, "agree.batch_size=125", "agree.learning_rate=0.0015"),
+        "Half the batch and twice the steps: no better.",
+    ),
+    Experiment(
+        "tumour-plain",
+        "brain-tumour",
+        ("train.objective=reconstruct",),
+        "Plain codes of a set that nothing was tuned on.",
+    ),
+    Experiment(
+        "tumour-agree",
+        "brain-tumour",
+        ("train.objective=agree",),
+        "The same recipe with views that suit scans.",
+    ),
+)
+
+
+def run_one(experiment: Experiment, data: Path, out: Path, extra: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """Train, encode and probe one configuration; its figures."""
+    sets = [*experiment.sets, *extra, "encode.format=h5", f"probe.curve={list(LABELS)}"]
+    command = ["run", experiment.card, "--data", str(data), "--out", str(out), "--overwrite", "--seed", str(seed)]
+    command += [word for each in sets for word in ("--set", each)]
+    print("toolkit", *command, flush=True)
+    ended = subprocess.run([sys.executable, "-m", "toolkit.cli", *command], check=False)
+    if ended.returncode not in (0, 3):  # 3: finished, some files skipped
+        sys.exit(f"{experiment.name} ended with exit code {ended.returncode}")
+    return figures(json.loads((out / "results.json").read_text()))
+
+
+def figures(results: dict[str, Any]) -> dict[str, Any]:
+    """What the log keeps of a run's results."""
+    stage1, curve = results["stage1"], results["curve"]
+    judges = "labelled" if results["probe"]["judge"] == "pool" else "test"
+    found = {
+        "psnr": stage1["splits"][judges]["psnr"],
+        "bits_per_pixel": stage1["bits_per_pixel"],
+        "usage": stage1["codebook_usage"],
+        "train_seconds": stage1["train_seconds"],
+        "accuracy": {
+            name: dict(zip(map(str, curve["labels"]), of, strict=True)) for name, of in curve["accuracy"].items()
+        },
+        "difference": {name: baseline["difference"] for name, baseline in results["baselines"].items()},
+        "device": stage1["device"],
+    }
+    return found
+
+
+def page(records: dict[str, Any]) -> str:
+    """docs/experiments.md."""
+    lines = [
+        "# Experiments",
+        "",
+        "What was tried for codes that carry meaning, by `python benchmarks/experiments.py NAME --data DIR`.",
+        "Accuracy in %, mean of 20 draws of 100 labels and 5 of 1,000 (sd over draws): half of the labelled pool",
+        "teaches, the other half judges, the test images are not touched. PSNR in dB on the pool's images.",
+        "",
+        "| name | what is set | PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+    for name, record in records.items():
+        if name in known and "figures" in record:
+            sets = " ".join(f"`{each}`" for each in known[name].sets)
+            lines.append(f"| {name} | {sets} | {row(record['figures'])} |")
+    lines += ["", "## What was learned", ""]
+    lines += [f"- **{name}**: {known[name].lesson}" for name in records if name in known]
+    finals = {name: record["final"] for name, record in records.items() if "final" in record}
+    for name, of_seeds in finals.items():
+        lines += ["", f"## {name}: final rows", "", f"Judged by the test images of split {FINAL_SPLIT}.", ""]
+        lines += ["| seed of stage 1 | PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [f"| {seed} | {row(found)} |" for seed, found in of_seeds.items()]
+    machines = sorted({f"{record['machine']}, {record['date']}" for record in records.values()})
+    return "\n".join([*lines, "", "Machines: " + "; ".join(machines) + ".", ""])
+
+
+def row(found: dict[str, Any]) -> str:
+    """The cells of one run."""
+    cells = [
+        f"{found['psnr']:.2f}",
+        f"{found['bits_per_pixel']:.3f}",
+        f"{100 * found['usage']:.0f} %",
+        f"{found['train_seconds']:,.0f}",
+    ]
+    for size in LABELS:
+        score = found["accuracy"]["codes"].get(str(size))
+        cells.append(f"{100 * score['mean']:.1f} ({100 * score['sd']:.1f})" if score else "")
+    return " | ".join(cells)
+
+
+def main() -> None:
+    """Run the named experiments and write the log."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="experiments to run; without any the page is only written anew")
+    parser.add_argument("--data", type=Path, help="folder of the images")
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where the runs go")
+    parser.add_argument("--final", action="store_true", help="three seeds, judged by the test images")
+    parser.add_argument("--list", action="store_true", help="name the experiments and stop")
+    arguments = parser.parse_args()
+    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+    if arguments.list:
+        print("\n".join(f"{e.name:20} {e.card:14} {' '.join(e.sets)}" for e in EXPERIMENTS))
+        return
+    unknown = [name for name in arguments.names if name not in known]
+    if unknown:
+        parser.error(f"no experiment {unknown[0]!r}: choose from {', '.join(known)}")
+    if arguments.names and arguments.data is None:
+        parser.error("--data is needed: the folder of the images")
+    records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
+    for name in arguments.names:
+        record = records.setdefault(name, {})
+        for seed in FINAL_SEEDS if arguments.final else (0,):
+            out = arguments.out / (f"{name}-final-{seed}" if arguments.final else name)
+            extra = (f"split.seed={FINAL_SPLIT}",) if arguments.final else ("probe.judge=pool",)
+            found = run_one(known[name], arguments.data, out, extra, seed)
+            if arguments.final:
+                record.setdefault("final", {})[str(seed)] = found
+            else:
+                record["figures"] = found
+            record |= {"machine": machine(), "date": str(date.today())}
+            RECORDS.write_text(json.dumps(records, indent=1) + "\n")
+    PAGE.write_text(page(records))
+
+
+if __name__ == "__main__":
+    main()
