@@ -65,11 +65,12 @@ def _values(annotation: object) -> str:
         return 'a count, a share from 0.0 to 1.0, or "rest"'
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) is tuple:
+    if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:
         return f"list of {_values(get_args(annotation)[0])}"
     if get_origin(annotation) is dict:
         return "table"
-    return {int: "whole number", float: "number", str: "text"}[annotation]  # type: ignore[index]
+    named: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
+    return {**named, int | None: "whole number, or none", tuple[float, float]: "two numbers"}[annotation]
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_codes_of_another_model_are_not_labelled(done: Path, tmp_path: Path) -> 
     assert "model" in error.output
 
 
-_TINY = ["image.size=16", "train.epochs=1", "probe.labels=20", "probe.draws=2", "probe.curve=[]"]
+_TINY = ["image.size=16", "train.epochs=1", "agree.epochs=1", "probe.labels=20", "probe.draws=2", "probe.curve=[]"]
 
 
 def _labelled(root: Path, write: Write) -> Path:

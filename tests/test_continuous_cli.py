@@ -23,6 +23,7 @@ SETS = [
     "image.size=16",
     "image.channels=1",
     "vqvae.stride=4",
+    "train.objective=reconstruct",
     "train.epochs=3",
     "probe.labels=40",
     "probe.draws=4",

@@ -14,9 +14,10 @@ from toolkit.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "docs/workflows/cats-vs-dogs.md"]
+EPOCHS = ["train.epochs=1", "agree.epochs=1"]
 # What makes the long commands short: the sizes, nothing else.
 SMALL = {
-    "train": ["split.unlabelled=40", "split.labelled=40", "split.test=20", "train.epochs=1", "image.size=16"],
+    "train": ["split.unlabelled=40", "split.labelled=40", "split.test=20", "image.size=16", *EPOCHS],
     "probe": ["probe.draws=2", "probe.labels=10", "probe.curve=[6]"],
 }
 SMALL["run"] = SMALL["train"] + SMALL["probe"]

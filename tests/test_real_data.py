@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
 
-SMALL = ["train.epochs=3", "vqvae.codebook_size=128", "probe.draws=5", "probe.curve=[20]"]
+PLAIN = ["train.objective=reconstruct", "vqvae.codebook_size=128"]
+SMALL = [*PLAIN, "train.epochs=3", "probe.draws=5", "probe.curve=[20]"]
 
 
 def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> str:

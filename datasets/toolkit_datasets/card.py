@@ -79,8 +79,7 @@ class Split(Part):
 class Train(Part):
     """Stage 1's training."""
 
-    # reconstruct: the plain VQ-VAE. agree: first a coarse level that two views of an image agree on, see [agree]
-    objective: Literal["reconstruct", "agree"] = "reconstruct"
+    objective: Literal["reconstruct", "agree"] = "reconstruct"  # the plain VQ-VAE; or with a coarse level, see [agree]
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)  # small batches learn most per second on a CPU
     learning_rate: float = Field(1e-3, gt=0)
@@ -105,7 +104,7 @@ class Views(Part):
     The defaults suit photographs. For scans take `grey`, `saturation` and `tint` back to 0 and allow small turns.
     """
 
-    share: float = Field(0.75, gt=0, le=1)  # a view's side over the image's: a convolution's time falls with its square
+    share: float = Field(0.625, gt=0, le=1)  # a view's side over the image's: smaller views, more of them in the time
     area: tuple[float, float] = (0.25, 1.0)  # of the image that a view shows
     aspect: float = Field(1.33, ge=1)  # largest ratio of the sides of what it shows
     flip: bool = True  # left and right
@@ -127,7 +126,7 @@ class Views(Part):
 class Agree(Part):
     """The training of the coarse level: an image's two views should be closer than views of different images."""
 
-    epochs: int = Field(240, ge=1)
+    epochs: int = Field(300, ge=1)  # half an hour for 5,000 images of 64 px on two cores; it pays to the last
     batch_size: int = Field(250, ge=2)  # every other image of the batch is a counter-example
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
@@ -176,8 +175,7 @@ class Probe(Part):
 
     labels: int = Field(100, ge=2)  # per draw, all classes together; subjects where the data are grouped
     draws: int = Field(20, ge=1)
-    # auto: each draw chooses by cross-validation among a few that suit the codes, see stage2_probe/features.py
-    features: Literal["auto", "vectors", "mean", "cells", "histogram", "pyramid"] = "auto"
+    features: Literal["auto", "vectors", "mean", "cells", "histogram", "pyramid"] = "auto"  # auto: each draw chooses
     grid: int = Field(2, ge=1)  # cells along each side, for cells and pyramid
     levels: tuple[str, ...] = ()  # of the code levels to read; empty: all
     judge: Literal["test", "pool"] = "test"  # pool: half of it, to compare configurations without touching the test set
