@@ -134,6 +134,8 @@ def probe_run(
     """
     from stage2_probe.probe import probe
 
+    from .plots import results_curve
+
     if (out / "run.json").is_file():
         raise ToolkitError(f"{out} is a run folder, whose results would be lost: choose another --out, or leave it out")
     codes = open_codes(codes_path)
@@ -155,6 +157,7 @@ def probe_run(
         progress=progress,
     )
     write_text(out / "card.toml", card_text(card))
+    results_curve(results, out / "curve.png")
     return results
 
 

@@ -27,7 +27,7 @@ from .drawing import (
     svg_text,
     write_png,
 )
-from .wording import amount
+from .wording import TITLES, amount, baseline_title, is_continuous
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measure:
 
 ACCURACY = Measure(
     "accuracy",
-    "accuracy on the test set, %",
+    "accuracy on unseen images, %",
     tick=lambda share: f"{100 * share:.3g}",
     text=lambda share: f"{100 * share:.1f}",
     caption=lambda share: f"{100 * share:.1f} %",
@@ -56,7 +56,7 @@ def error_measure(like: float) -> Measure:
     def text(error: float) -> str:
         return amount(error, like=like)
 
-    return Measure("mae", "mean absolute error on the test set", tick="{:g}".format, text=text, caption=text)
+    return Measure("mae", "mean absolute error on unseen images", tick="{:g}".format, text=text, caption=text)
 
 
 def loss_curve(history_csv: Path, out: Path) -> None:
@@ -136,28 +136,49 @@ def label_curve(
         chance: caption and height of the line that stands for no knowledge at all.
         measure: what the numbers are.
     """
-    titles = titles or {}
     with styled("curve"):
-        figure, axes = new_figure(3.5)
-        for order, (name, points) in enumerate(curve[measure.name].items()):
-            known = [(n, p) for n, p in zip(curve["labels"], points, strict=False) if p and p.get("mean") is not None]
-            if not known:
-                continue
-            colour, marker = look_of(name, order)
-            labels = [n for n, _ in known]
-            band = [p.get("ci95") or (p["mean"],) * 2 for _, p in known]
-            axes.fill_between(labels, [b[0] for b in band], [b[1] for b in band], color=colour, alpha=0.16, linewidth=0)
-            title = shorten(titles.get(name, name))
-            axes.plot(labels, [p["mean"] for _, p in known], color=colour, marker=marker, label=title)
-        _chance_line(axes, chance, measure, vertical=False)
-        axes.set_xscale("log")
-        axes.set_xticks(curve["labels"], [f"{n:,}" for n in curve["labels"]])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: measure.tick(value)))
-        axes.set_xlabel("labelled images (log scale)")
-        axes.set_ylabel(measure.title)
-        legend_above(figure, axes)
-        return svg_text(figure, "curve")
+        return svg_text(_label_curve(curve, titles or {}, chance, measure), "curve")
+
+
+def results_curve(results: Mapping[str, Any], out: Path) -> None:
+    """Draw the label curve of a probe's results as a PNG; nothing where it has a single size."""
+    curve, baselines = dict(results["curve"]), results["baselines"]
+    if len(curve["labels"]) < 2:
+        return
+    titles = {"codes": TITLES["codes"], **{name: baseline_title(name, each) for name, each in baselines.items()}}
+    chance, measure = None, ACCURACY
+    if is_continuous(results["probe"]):
+        measure = error_measure(results["probe"]["mae"]["mean"])
+    else:
+        chance = (titles["majority"], float(baselines["majority"]["accuracy"]["mean"]))
+        curve["accuracy"] = {name: points for name, points in curve["accuracy"].items() if name != "majority"}
+    with styled("curve"):
+        write_png(_label_curve(curve, titles, chance, measure), out)
+
+
+def _label_curve(
+    curve: Mapping[str, Any], titles: Mapping[str, str], chance: tuple[str, float] | None, measure: Measure
+) -> Figure:
+    figure, axes = new_figure(3.5)
+    for order, (name, points) in enumerate(curve[measure.name].items()):
+        known = [(n, p) for n, p in zip(curve["labels"], points, strict=False) if p and p.get("mean") is not None]
+        if not known:
+            continue
+        colour, marker = look_of(name, order)
+        labels = [n for n, _ in known]
+        band = [p.get("ci95") or (p["mean"],) * 2 for _, p in known]
+        axes.fill_between(labels, [b[0] for b in band], [b[1] for b in band], color=colour, alpha=0.16, linewidth=0)
+        title = shorten(titles.get(name, name))
+        axes.plot(labels, [p["mean"] for _, p in known], color=colour, marker=marker, label=title)
+    _chance_line(axes, chance, measure, vertical=False)
+    axes.set_xscale("log")
+    axes.set_xticks(curve["labels"], [f"{n:,}" for n in curve["labels"]])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: measure.tick(value)))
+    axes.set_xlabel("labelled images (log scale)")
+    axes.set_ylabel(measure.title)
+    legend_above(figure, axes)
+    return figure
 
 
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
