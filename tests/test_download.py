@@ -363,7 +363,7 @@ def test_a_card_with_an_address_fetches_its_images_first(
         for path in sorted(pictures.rglob("*.png")):
             file.write(path, path.relative_to(pictures))
     site.files["set.bin"] = archive.getvalue()
-    text = load_card("folder").model_dump(mode="json")
+    text = load_card("folder").model_dump(mode="json", exclude_none=True)
     text["source"] |= {"url": site.url, "sha256": sha(archive.getvalue())}
     (tmp_path / "trees.toml").write_text(tomli_w.dumps(text))
     words = ["datasets", str(tmp_path / "trees.toml"), "--data", str(tmp_path / "data"), "--json"]
