@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_store import random_arrays, sample_table, write_store
 
 from toolkit_datasets.codes import CodeWriter, Level, StoreInfo, file_names, lookup, manifest_of, match, open_codes
 from toolkit_datasets.codes import names as names_module
@@ -19,43 +20,16 @@ from toolkit_datasets.errors import ToolkitError
 
 
 def samples(n: int, **columns: Any) -> pd.DataFrame:
-    table = {
-        "id": [f"train/cat.{i}" for i in range(n)],
-        "path": [f"train/cat.{i}.jpg" for i in range(n)],
-        "slice": "",
-        "label": "cat",
-        "group": "",
-        "split": "test",
-        "sha256": "",
-        "number": [str(i) for i in range(n)],
-    }
-    return pd.DataFrame({**table, **columns}, dtype=object)
+    return sample_table([f"train/cat.{i}" for i in range(n)], **{"label": "cat", **columns})
 
 
 def info(content: str = "vectors", levels: tuple[Level, ...] = (Level("codes", 1, 16, 4, 3, 2),)) -> StoreInfo:
     return StoreInfo(content, levels, "hash", {"title": "t"}, 0.5, {"batch": 4}, {"python": "3"})
 
 
-def arrays(about: StoreInfo, n: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Random codebooks and either indices or latents for `n` samples."""
-    rng = np.random.default_rng(seed)
-    books = {x.name: rng.normal(size=(x.depth, x.codes, x.dim)).astype(np.float32) for x in about.levels if x.codes}
-    data = {
-        x.name: rng.normal(size=(n, x.dim, x.height, x.width)).astype(np.float32)
-        if about.content == "latents"
-        else rng.integers(0, x.codes, (n, x.depth, x.height, x.width)).astype(x.index_dtype)
-        for x in about.levels
-    }
-    return books, data
-
-
-def store(path: Path, about: StoreInfo, n: int = 11, block: int = 4, **options: Any) -> dict[str, np.ndarray]:
-    books, data = arrays(about, n)
-    manifest = manifest_of(samples(n), np.arange(n))
-    form = "h5" if path.suffix == ".h5" else "npy"
-    with CodeWriter(path, format=form, info=about, manifest=manifest, codebooks=books, **options) as writer:
-        for start in range(writer.rows_done, n, block):
-            writer.write({name: array[start : start + block] for name, array in data.items()})
+def store(path: Path, about: StoreInfo, n: int = 11, **options: Any) -> dict[str, np.ndarray]:
+    books, data = random_arrays(about, n)
+    write_store(path, about, samples(n), books, data, block=4, **options)
     return data
 
 
@@ -80,7 +54,7 @@ def test_both_formats_give_back_what_was_written(
 ) -> None:
     folder = tmp_path_factory.mktemp("codes")
     about = info(content, tuple(Level(f"level{i}", *shape) for i, shape in enumerate(shapes)))
-    books, _ = arrays(about, n)
+    books, _ = random_arrays(about, n)
     data = store(folder / "npy", about, n)
     store(folder / "x.h5", about, n)
     a, b = open_codes(folder / "npy"), open_codes(folder / "x.h5")
@@ -142,7 +116,7 @@ def test_many_files_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", ["codes", "codes.h5"])
 def test_an_interrupted_writer_goes_on_and_the_result_is_the_same(name: str, tmp_path: Path) -> None:
     about, n = info("indices"), 11
-    books, data = arrays(about, n)
+    books, data = random_arrays(about, n)
     manifest = manifest_of(samples(n), np.arange(n))
 
     def writer() -> CodeWriter:
@@ -184,7 +158,7 @@ def test_a_damaged_store_is_mended_by_overwriting_it(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_store_of_another_model_is_not_carried_on(tmp_path: Path) -> None:
-    books, data = arrays(info("indices"), 11)
+    books, data = random_arrays(info("indices"), 11)
     manifest = manifest_of(samples(11), np.arange(11))
     options: dict[str, Any] = {"format": "npy", "manifest": manifest, "codebooks": books}
     with pytest.raises(KeyboardInterrupt), CodeWriter(tmp_path / "c", info=info("indices"), **options) as first:
@@ -197,7 +171,7 @@ def test_an_unfinished_store_of_another_model_is_not_carried_on(tmp_path: Path) 
 
 
 def test_an_error_in_the_writing_thread_reaches_the_caller(tmp_path: Path) -> None:
-    books, data = arrays(info("indices"), 11)
+    books, data = random_arrays(info("indices"), 11)
     manifest = manifest_of(samples(11), np.arange(11))
     with (
         pytest.raises(OSError, match="directory"),

@@ -10,51 +10,37 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score
+from tiny_store import relabelled, sample_table, splits_of, store_of
 
 from stage2_probe.draws import draw, plan
 from stage2_probe.predict import predict
 from stage2_probe.probe import probe
 from stage2_probe.task import ContinuousTask, task_of
 from toolkit_datasets.card import Probe
-from toolkit_datasets.codes import Codes, CodeWriter, Level, StoreInfo, manifest_of, open_codes
+from toolkit_datasets.codes import Codes, open_codes
 from toolkit_datasets.errors import ToolkitError
 
-LEVEL = Level("codes", 1, 8, 3, 4, 4)
 QUICK = Probe(labels=30, draws=4, curve=(10, 30), features="histogram")
 
 
-def samples(n: int, *, slices: int = 1, seed: int = 0) -> pd.DataFrame:
+def samples(n: int, *, slices: int = 1) -> pd.DataFrame:
     """n images, `slices` to a subject of one age each; 1 : 2 : 4 unlabelled, labelled, test."""
     subject = np.arange(n) // slices
-    age = np.random.default_rng(seed).uniform(20, 90, n)[subject]
-    split = np.array(["unlabelled", "labelled", "labelled", "test", "test", "test", "test"])[subject % 7]
-    return pd.DataFrame(
-        {
-            "id": [f"scan/{i}" for i in range(n)],
-            "path": [f"scan/{i}.png" for i in range(n)],
-            "slice": "",
-            "label": [f"{value:.2f}" for value in age],
-            "group": [f"g{s}" for s in subject],
-            "split": split,
-            "status": "ok",
-            "sha256": "",
-            "number": [str(i) for i in range(n)],
-        }
+    age = np.random.default_rng(0).uniform(20, 90, n)[subject]
+    return sample_table(
+        [f"scan/{i}" for i in range(n)],
+        label=[f"{value:.2f}" for value in age],
+        group=[f"g{s}" for s in subject],
+        split=splits_of(subject),
     )
 
 
-def store(path: Path, table: pd.DataFrame, *, format: str = "h5", content: str = "indices") -> Codes:
+def store(path: Path, table: pd.DataFrame, **options: str) -> Codes:
     """A store in which the share of the upper half of the codebook grows with the age."""
     rng = np.random.default_rng(0)
     share = (table["label"].astype(float).to_numpy() - 20) / 70
     upper = rng.random((len(table), 1, 4, 4)) < share[:, None, None, None]
-    indices = (rng.integers(0, 4, upper.shape) + 4 * upper).astype(np.uint8)
-    codebook = np.random.default_rng(9).normal(size=(1, 8, 3)).astype(np.float32)
-    info = StoreInfo(content, (LEVEL,), "ab" * 32, {}, 0.1)
-    manifest = manifest_of(table, np.arange(len(table)))
-    with CodeWriter(path, format=format, info=info, manifest=manifest, codebooks={"codes": codebook}) as writer:
-        writer.write({"codes": indices})
-    return open_codes(path)
+    return store_of(path, table, rng.integers(0, 4, upper.shape) + 4 * upper, **options)
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +65,6 @@ def done(
 ) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("probe")
     return probe(codes, QUICK, seed=3, out=out, kind="continuous", images=images), out
-
-
-def relabelled(codes: Codes, split: str, labels: np.ndarray) -> Codes:
-    """The same store with the labels of one split exchanged."""
-    other = open_codes(codes.path)
-    other.manifest = codes.manifest.copy()
-    other.manifest.loc[other.manifest["split"] == split, "label"] = labels
-    return other
 
 
 class TestDraws:
@@ -234,7 +212,7 @@ class TestPredict:
         found = probe(codes, settings, seed=3, out=tmp_path / "probe", kind="continuous")["probe"]
         assert found["r2"]["mean"] > 0.3
         table = pd.read_csv(tmp_path / "probe" / "predictions.csv")
-        copy = store(tmp_path / "npy", samples(700), format="npy", content="vectors")
+        copy = store(tmp_path / "npy", samples(700), content="vectors")
         rows = np.flatnonzero(codes.manifest["split"] == "test")
         for source in (codes, copy):
             again = predict(tmp_path / "probe", source, rows)

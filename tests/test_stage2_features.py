@@ -5,41 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_store import random_arrays, sample_table, write_store
 
 from stage2_probe import features as module
 from stage2_probe.features import Spec, choices, feature_set, features, of_codes
-from toolkit_datasets.codes import Codes, CodeWriter, Level, StoreInfo, lookup, manifest_of, open_codes
+from toolkit_datasets.codes import Codes, Level, StoreInfo, lookup, open_codes
 from toolkit_datasets.errors import ToolkitError
 
 
-def write(path: Path, *, format: str, content: str, levels: tuple[Level, ...], n: int = 7) -> Codes:
-    rng = np.random.default_rng(0)
-    samples = pd.DataFrame(
-        {
-            "id": [f"{i}" for i in range(n)],
-            "path": [f"{i}.png" for i in range(n)],
-            "slice": "",
-            "label": "",
-            "group": "",
-            "split": "test",
-            "status": "ok",
-            "sha256": "",
-            "number": [str(i) for i in range(n)],
-        }
-    )
-    info = StoreInfo(content, levels, "ab" * 32, {}, 1.0)
-    codebooks = {x.name: rng.normal(size=(x.depth, x.codes, x.dim)).astype(np.float32) for x in levels}
-    arrays = {x.name: rng.integers(0, x.codes, (n, x.depth, x.height, x.width)).astype(x.index_dtype) for x in levels}
-    if content == "latents":
-        arrays = {x.name: rng.normal(size=(n, x.dim, x.height, x.width)).astype(np.float32) for x in levels}
-    manifest = manifest_of(samples, np.arange(n))
-    with CodeWriter(path, format=format, info=info, manifest=manifest, codebooks=codebooks) as writer:
-        writer.write(arrays)
-    return open_codes(path)
+def write(path: Path, *, content: str, levels: tuple[Level, ...]) -> Codes:
+    """Seven samples of random codes; HDF5 where the path ends in .h5."""
+    about = StoreInfo(content, levels, "ab" * 32, {}, 1.0)
+    return open_codes(write_store(path, about, sample_table(list("0123456")), *random_arrays(about, 7)))
 
 
 ONE = (Level("codes", 1, 6, 3, 4, 4),)
@@ -122,9 +102,9 @@ def test_every_format_and_block_size_gives_the_same_bits(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = [
-        write(tmp_path / "a", format="npy", content="vectors", levels=ONE),
-        write(tmp_path / "b", format="npy", content="indices", levels=ONE),
-        write(tmp_path / "c.h5", format="h5", content="vectors", levels=ONE),
+        write(tmp_path / "a", content="vectors", levels=ONE),
+        write(tmp_path / "b", content="indices", levels=ONE),
+        write(tmp_path / "c.h5", content="vectors", levels=ONE),
     ]
     wanted = spec(kind, 2)
     first, *others = [of_codes(store, wanted) for store in stores]
@@ -141,7 +121,7 @@ def test_every_format_and_block_size_gives_the_same_bits(
 
 @pytest.mark.parametrize("kind", module.KINDS)
 def test_levels_stand_one_after_another(kind: str, tmp_path: Path) -> None:
-    store = write(tmp_path / "s.h5", format="h5", content="indices", levels=TWO)
+    store = write(tmp_path / "s.h5", content="indices", levels=TWO)
     both = spec(kind, 2, ("fine", "coarse"))
     parts = [of_codes(store, spec(kind, 2, (name,))) for name in both.levels]
     np.testing.assert_array_equal(of_codes(store, both), np.concatenate(parts, axis=1))
@@ -164,7 +144,7 @@ def test_what_auto_offers() -> None:
 
 
 def test_latents_have_vectors_and_mean_but_no_histogram(tmp_path: Path) -> None:
-    store = write(tmp_path / "s", format="npy", content="latents", levels=ONE)
+    store = write(tmp_path / "s", content="latents", levels=ONE)
     np.testing.assert_array_equal(of_codes(store, spec("vectors")), store.vectors("codes").reshape(7, -1))
     with pytest.raises(ToolkitError, match=r"latents.*set probe\.features to vectors, mean or cells"):
         choices("histogram", 2, ONE, latents=True, origin="s")
@@ -181,7 +161,7 @@ def test_impossible_features_are_refused() -> None:
 
 
 def test_held_features_are_the_same_and_only_held_where_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = write(tmp_path / "s", format="npy", content="indices", levels=ONE)
+    store = write(tmp_path / "s", content="indices", levels=ONE)
     fresh = feature_set(store, spec("pyramid", 2))
     held = fresh.held(np.array([1, 2, 4, 6]))
     for rows in ([2, 4], [6, 1], [1, 2, 4, 6]):

@@ -11,60 +11,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_store import relabelled, sample_table, splits_of, store_of
 
 from stage2_probe.baselines import principal_axes
 from stage2_probe.predict import predict
 from stage2_probe.probe import probe
 from stage2_probe.task import task_of
 from toolkit_datasets.card import Probe
-from toolkit_datasets.codes import Codes, CodeWriter, Level, StoreInfo, manifest_of, open_codes
+from toolkit_datasets.codes import Codes, manifest_of
 from toolkit_datasets.errors import ToolkitError
 
-LEVEL = Level("codes", 1, 8, 3, 4, 4)
 QUICK = Probe(labels=20, draws=3, curve=(10, 20), features="histogram")
 
 
-def samples(*, n: int, slices: int = 1, seed: int = 0) -> pd.DataFrame:
+def samples(*, n: int, slices: int = 1) -> pd.DataFrame:
     """n images of two classes; `slices` of them make a subject. 1 : 2 : 4 unlabelled, labelled, test."""
     subject = np.arange(n) // slices
-    split = np.array(["unlabelled", "labelled", "labelled", "test", "test", "test", "test"])[(subject // 2) % 7]
-    return pd.DataFrame(
-        {
-            "id": [f"{'cat' if s % 2 else 'dog'}.{i}" for i, s in enumerate(subject)],
-            "path": [f"{i}.png" for i in range(n)],
-            "slice": "",
-            "label": np.where(subject % 2, "cat", "dog"),
-            "group": [f"g{s}" for s in subject],
-            "split": split,
-            "status": "ok",
-            "sha256": "",
-            "number": [str(i) for i in range(n)],
-        }
+    return sample_table(
+        [f"{'cat' if s % 2 else 'dog'}.{i}" for i, s in enumerate(subject)],
+        label=np.where(subject % 2, "cat", "dog"),
+        group=[f"g{s}" for s in subject],
+        split=splits_of(subject // 2),
     )
 
 
-def store(
-    path: Path,
-    table: pd.DataFrame,
-    *,
-    format: str = "h5",
-    content: str = "indices",
-    signal: float = 0.5,
-    model_hash: str = "ab" * 32,
-    seed: int = 0,
-) -> Codes:
+def store(path: Path, table: pd.DataFrame, *, signal: float = 0.5, **options: str) -> Codes:
     """A store whose codes tell the class: with chance `signal` one is of the class's own half."""
-    rng = np.random.default_rng(seed)
-    n = len(table)
-    shape = (n, 1, 4, 4)
+    rng = np.random.default_rng(0)
+    shape = (len(table), 1, 4, 4)
     own = rng.integers(0, 4, shape) + 4 * (table["label"] == "cat").to_numpy()[:, None, None, None]
-    indices = np.where(rng.random(shape) < signal, own, rng.integers(0, 8, shape)).astype(np.uint8)
-    codebook = np.random.default_rng(9).normal(size=(1, 8, 3)).astype(np.float32)
-    info = StoreInfo(content, (LEVEL,), model_hash, {}, 0.1)
-    manifest = manifest_of(table, np.arange(n))
-    with CodeWriter(path, format=format, info=info, manifest=manifest, codebooks={"codes": codebook}) as writer:
-        writer.write({"codes": codebook[0][indices[:, 0]].transpose(0, 3, 1, 2) if content == "latents" else indices})
-    return open_codes(path)
+    return store_of(path, table, np.where(rng.random(shape) < signal, own, rng.integers(0, 8, shape)), **options)
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +162,6 @@ class TestResults:
         assert probe(codes, QUICK, seed=3, out=tmp_path)["probe"]["accuracy"] == result[0]["probe"]["accuracy"]
 
 
-def relabelled(codes: Codes, split: str, labels: np.ndarray) -> Codes:
-    """The same store with the labels of one split exchanged."""
-    other = open_codes(codes.path)
-    other.manifest = codes.manifest.copy()
-    other.manifest.loc[other.manifest["split"] == split, "label"] = labels
-    return other
-
-
 class TestHonesty:
     @pytest.mark.parametrize("split", ["labelled", "test"])
     def test_shuffled_labels_bring_chance(self, codes: Codes, split: str, tmp_path: Path) -> None:
@@ -250,7 +218,7 @@ class TestHonesty:
 class TestPredict:
     def test_round_trip_across_formats(self, result: tuple[dict[str, Any], Path], codes: Codes, tmp_path: Path) -> None:
         table = pd.read_csv(result[1] / "predictions.csv")
-        copy = store(tmp_path / "npy", samples(n=420), format="npy", content="vectors")
+        copy = store(tmp_path / "npy", samples(n=420), content="vectors")
         rows = np.flatnonzero(codes.manifest["split"] == "test")
         for source in (codes, copy):
             again = predict(result[1], source, rows)
