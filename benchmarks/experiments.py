@@ -145,7 +145,7 @@ def page(records: dict[str, Any]) -> str:
             sets = " ".join(f"`{each}`" for each in known[name].sets)
             lines.append(f"| {name} | {sets} | {row(record['figures'])} |")
     lines += ["", "## What was learned", ""]
-    lines += [f"- **{name}**: {known[name].lesson}" for name in records if name in known]
+    lines += [f"- **{name}**: {known[name].lesson}" for name in records if name in known and "figures" in records[name]]
     finals = {name: record["final"] for name, record in records.items() if "final" in record}
     for name, of_seeds in finals.items():
         lines += ["", f"## {name}: final rows", "", f"Judged by the test images of split {FINAL_SPLIT}.", ""]
@@ -166,7 +166,8 @@ def row(found: dict[str, Any]) -> str:
     ]
     for size in LABELS:
         score = found["accuracy"]["codes"].get(str(size))
-        cells.append(f"{100 * score['mean']:.1f} ({100 * score['sd']:.1f})" if score else "")
+        spread = f" ({100 * score['sd']:.1f})" if score and score["sd"] is not None else ""
+        cells.append(f"{100 * score['mean']:.1f}{spread}" if score else "not run")
     return " | ".join(cells)
 
 
@@ -186,6 +187,8 @@ def main() -> None:
     unknown = [name for name in arguments.names if name not in known]
     if unknown:
         parser.error(f"no experiment {unknown[0]!r}: choose from {', '.join(known)}")
+    if len({known[name].card for name in arguments.names}) > 1:
+        parser.error("the experiments are of several cards, but --data is one folder: run them one card at a time")
     if arguments.names and arguments.data is None:
         parser.error("--data is needed: the folder of the images")
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}

@@ -56,8 +56,8 @@ def numbers(path: Path) -> dict[str, Any]:
 
 def same_files(first: Path, second: Path) -> bool:
     """Whether two code folders hold the same bytes under the same names."""
-    a, b = ({path.name: path for path in folder.glob("*.npy")} for folder in (first, second))
-    return a.keys() == b.keys() and all(a[name].read_bytes() == b[name].read_bytes() for name in a)
+    a, b = ({path.relative_to(folder): path for path in folder.rglob("*.npy")} for folder in (first, second))
+    return bool(a) and a.keys() == b.keys() and all(a[name].read_bytes() == b[name].read_bytes() for name in a)
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -121,9 +121,14 @@ def main() -> None:
             for split, s in stage1["splits"].items()
         ),
         "",
-        f"{stage1['bits_per_pixel']:.4f} bits per pixel, {100 * stage1['codebook_usage']:.0f} % of the codes in use, "
-        f"perplexity {stage1['perplexity']:.0f}; training {stage1['train_seconds']:.0f} s at "
-        f"{stage1['images_per_second']:.0f} images/s ({stage1['precision']}, {stage1['threads']} threads).",
+        f"{stage1['bits_per_pixel']:.4f} bits per pixel; "
+        + "; ".join(
+            f"{name} codes: {100 * level['usage']:.0f} % in use, perplexity {level['perplexity']:.0f}"
+            for name, level in stage1["levels"].items()
+        )
+        + f"; training {stage1['train_seconds']:.0f} s ("
+        + ", ".join(f"{phase['name']} {phase['images_per_second']:.0f} images/s" for phase in stage1["phases"])
+        + f"; {stage1['precision']}, {stage1['threads']} threads).",
         "",
         f"Accuracy in percent on {results['probe']['n_test']:,} test pictures, with 95 % intervals "
         f"({results['probe']['features']} features, {results['probe']['classifier']}):",

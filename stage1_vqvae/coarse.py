@@ -54,13 +54,13 @@ class Coarse(nn.Module):
 
         Signs are fixed, so that machines whose solvers differ in them still give the same codes.
         """
-        mean, deviation = points.mean(0), points.std(0)
+        deviation, mean = torch.std_mean(points, 0, correction=0)
         fires = deviation > 1e-6 * deviation.max()  # a channel that never does is left out
         scale = torch.where(fires, 1 / deviation, 0.0)
-        correlation = torch.cov(((points - mean) * scale).double().t())
-        variances, axes = torch.linalg.eigh(correlation.reshape(points.shape[1], -1).cpu())  # ascending
+        standard = ((points - mean) * scale).cpu().double()
+        variances, axes = torch.linalg.eigh(torch.cov(standard.t(), correction=0).reshape(points.shape[1], -1))
         dim = self.whiten.out_channels
-        variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]
+        variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]  # largest first
         axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         strength = torch.where(variances > FLOOR * variances[0], variances.clamp_min(1e-30).rsqrt(), 0.0)
         whitener = (axes * strength).t().to(points) * scale  # (D, c)

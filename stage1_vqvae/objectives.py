@@ -56,7 +56,8 @@ def agreement(first: Tensor, second: Tensor, *, temperature: float) -> tuple[Ten
         The loss and the share of views whose most similar view is the right one; scalars.
     """
     n = len(first)
-    views = F.normalize(torch.cat([first, second]).float(), dim=1)
-    similar = (views @ views.t() / temperature).fill_diagonal_(-torch.inf)  # (2B, 2B)
-    right = torch.arange(2 * n, device=views.device).roll(n)
-    return F.cross_entropy(similar, right), (similar.argmax(1) == right).float().mean()
+    with torch.autocast(first.device.type, enabled=False):  # logits up to 1 / temperature need more than 8 bits
+        views = F.normalize(torch.cat([first, second]).float(), dim=1)
+        similar = (views @ views.t() / temperature).fill_diagonal_(-torch.inf)  # (2B, 2B)
+        right = torch.arange(2 * n, device=views.device).roll(n)
+        return F.cross_entropy(similar, right), (similar.argmax(1) == right).float().mean()

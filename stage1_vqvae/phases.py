@@ -28,6 +28,8 @@ from .quantizer import Quantized
 from .reconstruct import evaluate
 from .views import apply, draw
 
+SHRUNK_AT_ONCE = 32  # images made small together: a whole batch of 512 px would take 786 MB in float32
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,6 +49,10 @@ class Phase(nn.Module):
     def __init__(self, model: VQVAE, card: Card) -> None:
         super().__init__()
         self.model, self.card = model, card
+
+    def epochs(self, images: int) -> int:
+        """Epochs of a training on so many images."""
+        return self.settings.epochs
 
     def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and values of what the optimizer changes."""
@@ -103,7 +109,8 @@ class Reconstruct(Phase):
         coded = model.quantizer(model.encoder(seen))
         vectors = {model.fine: coded.vectors}
         if model.coarse:
-            with torch.no_grad():
+            # In float32, as encoding does it: whitening would blow bfloat16's rounding up to other codes.
+            with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
                 vectors[COARSE] = model.coarse.quantizer(model.coarse(target)).vectors
         error = reconstruction(model.decoder(model.joined(vectors)), target)
         pull = commitment(coded)
@@ -166,18 +173,25 @@ class Agree(Phase):
         )
         self.view_size = max(card.coarse.stride, round(card.views.share * card.coarse_size))
 
+    def epochs(self, images: int) -> int:
+        """See `card.Agree.epochs_for`: large sets take fewer."""
+        return self.card.agree.epochs_for(images)
+
     def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Trunk and projection; the model itself learns later."""
         return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))
 
     def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
         """NT-Xent of two views of each image."""
-        card, images = self.card, shrink(batch.float() / 255, self.card.coarse_size)
-        views = [
-            apply(images, draw(len(batch), batch.shape[1], card.views, generator=generator), size=self.view_size)
-            for _ in range(2)
-        ]
-        seen = torch.cat([(view - self.model.mean) / self.model.deviation for view in views])
+        card = self.card
+        with torch.autocast(batch.device.type, enabled=False):  # places and colours in float32
+            parts = [shrink(part.float() / 255, card.coarse_size) for part in torch.split(batch, SHRUNK_AT_ONCE)]
+            images = torch.cat(parts)
+            views = [
+                apply(images, draw(len(batch), batch.shape[1], card.views, generator=generator), size=self.view_size)
+                for _ in range(2)
+            ]
+            seen = torch.cat([(view - self.model.mean) / self.model.deviation for view in views])
         pooled = self.trunk(seen.contiguous(memory_format=torch.channels_last)).mean((2, 3))
         loss, found = agreement(*self.projection(pooled).chunk(2), temperature=card.agree.temperature)
         return Outcome(loss, {"agreement": found})
@@ -190,7 +204,8 @@ class Agree(Phase):
         """Loss and agreement of held-out images, on views that are the same after every epoch."""
         device = self.model.mean.device
         generator = torch.Generator(device).manual_seed(self.card.seed)
-        chosen = validation[: self.settings.batch_size]  # as many counter-examples as in training
+        count = min(len(validation), self.settings.batch_size)  # as many counter-examples as in training
+        chosen = validation[np.linspace(0, len(validation) - 1, count).astype(int)]
         with torch.inference_mode():
             self.eval()
             outcome = self.loss(load(images, chosen, device), generator=generator)

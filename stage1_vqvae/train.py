@@ -90,7 +90,8 @@ def train(
         phase = create(kind, model, card, number=state.phase).to(place)
         plan = phase.settings
         per_epoch = -(-len(training) // plan.batch_size)
-        steps = per_epoch * plan.epochs
+        epochs = phase.epochs(len(training))
+        steps = per_epoch * epochs
         learners = [parameter for _, parameter in phase.learners()]
         groups = [
             {"params": [p for p in learners if p.ndim > 1], "weight_decay": plan.weight_decay},
@@ -105,7 +106,7 @@ def train(
             phase.begin(images, training)
 
         batches: list[np.ndarray] = []
-        with show.bar(phase.name, plan.epochs * len(training), "images") as bar, Interrupt() as interrupt:
+        with show.bar(phase.name, epochs * len(training), "images") as bar, Interrupt() as interrupt:
             bar.update(state.step * len(training) // per_epoch)
             for step in range(state.step, steps):
                 tick = time.perf_counter()
@@ -138,7 +139,7 @@ def train(
                 # sums of the epoch
                 state.add(values, len(batch), seconds=time.perf_counter() - tick)
                 bar.update(len(batch))
-                bar.set_postfix_str(f"epoch {epoch + 1}/{plan.epochs}, {phase.progress(values)}", refresh=False)
+                bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, {phase.progress(values)}", refresh=False)
 
                 # end of an epoch: validate, one row of history, save
                 if place_in_epoch == per_epoch - 1:
@@ -148,12 +149,14 @@ def train(
                     write_text(folder / phase.history, pd.DataFrame(state.history).to_csv(index=False))
                     save(phase, optimizer)
                 if interrupt.requested:
-                    save(phase, optimizer)
-                    raise KeyboardInterrupt
+                    break
+        if interrupt.requested:
+            save(phase, optimizer)
+            raise KeyboardInterrupt
 
         phase.finish(images, training)
         state.seconds = before + time.perf_counter() - began
-        state.end_phase(phase.name, epochs=plan.epochs, steps=steps, images=len(training))
+        state.end_phase(phase.name, epochs=epochs, steps=steps, images=len(training))
 
     # figures on images that stage 1 never learned from, and the finished model
     model.eval()

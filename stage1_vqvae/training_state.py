@@ -29,7 +29,10 @@ from .phases import Phase
 RESUME_ADVICE = "Resume with the old ones, or start afresh with --overwrite or in another --out folder."
 NAME = "last.training.safetensors"
 FORMAT = "vqvae-toolkit training 2"
-TABLES = ("image", "train", "corrupt", "vqvae", "coarse", "agree", "views")  # of the card, which decide the weights
+TABLES = {  # of the card, which decide the weights
+    "reconstruct": ("image", "train", "corrupt", "vqvae"),
+    "agree": ("image", "train", "corrupt", "vqvae", "coarse", "agree", "views"),
+}
 
 
 @dataclass
@@ -90,7 +93,7 @@ class Saved:
 def settings_of(card: Card, prepared: Prepared) -> dict[str, Any]:
     """All that decides the weights, flat: `train.epochs` -> 20 and so on, and a hash of the images' names."""
     plain = card.model_dump(mode="json")
-    flat = {f"{table}.{key}": value for table in TABLES for key, value in plain[table].items()}
+    flat = {f"{table}.{key}": value for table in TABLES[card.train.objective] for key, value in plain[table].items()}
     learns = prepared.samples.iloc[prepared.rows("unlabelled")]
     names = "\n".join(f"{a}\t{b}\t{c}" for a, b, c in zip(learns["id"], learns["slice"], learns["sha256"], strict=True))
     return {"seed": card.seed, **flat, "unlabelled images": hashlib.sha256(names.encode()).hexdigest()[:16]}

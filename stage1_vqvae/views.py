@@ -1,7 +1,7 @@
 """Random views of images: crops, flips, turns, brightness, contrast and colour, a whole batch at a time.
 
 What is random is drawn first (`draw`) and applied after (`apply`), so that a view can be replayed. All of a batch goes
-through one bilinear resampling and a few products of whole tensors: 4,000 views of 48 px per second and CPU core.
+through one bilinear resampling and a few products of whole tensors.
 """
 
 from __future__ import annotations

@@ -65,12 +65,14 @@ def feature_sets(images: Images, manifest: pd.DataFrame, task: Task, *, seed: in
     return sets
 
 
-def of_store(codes: Codes, other: Codes, specs: Sequence[Spec], rows: np.ndarray) -> list[FeatureSet]:
-    """Features of another store of the same images, addressed by the rows of `codes`; only `rows` are ever asked for.
+def of_store(codes: Codes, other: Codes, specs: Sequence[Spec], task: Task) -> list[FeatureSet]:
+    """Features of another store of the same images, addressed by the rows of `codes`: those of the task alone.
 
     Raises:
-        ToolkitError: an image of `rows` is not in the other store.
+        ToolkitError: an image of the task is not in the other store, or another one under its name, or its model was
+            trained on images that judge here.
     """
+    rows = np.concatenate([task.pool, task.test])
     keys = ["id", "slice"]
     place = {key: row for row, key in enumerate(other.manifest[keys].itertuples(index=False, name=None))}
     where = np.full(len(codes), -1, dtype=np.int64)
@@ -81,6 +83,20 @@ def of_store(codes: Codes, other: Codes, specs: Sequence[Spec], rows: np.ndarray
         raise ToolkitError(
             f"{other.path} lacks {len(missing)} of the {len(rows)} images to compare on, such as "
             f"{codes.manifest['id'].iat[int(missing[0])]!r}: encode the same images with that model"
+        )
+
+    mine, theirs = codes.manifest.iloc[rows], other.manifest.iloc[where[rows]]
+    differ = np.flatnonzero(mine["sha256"].to_numpy() != theirs["sha256"].to_numpy())
+    if len(differ):
+        raise ToolkitError(
+            f"{other.path} was made from other files of the same names, such as {mine['id'].iat[int(differ[0])]!r}: "
+            "encode the same images with that model"
+        )
+    learned = (theirs["split"].to_numpy()[len(task.pool) :] == UNLABELLED).sum()
+    if learned:
+        raise ToolkitError(
+            f"the model of {other.path} was trained on {learned} of the {len(task.test)} images that judge here: "
+            "compare runs of one split (the same seed, or the same split.seed)"
         )
 
     def take(spec: Spec, wanted: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ import pandas as pd
 
 from toolkit_datasets.atomic import output_folder, write_json, write_text
 from toolkit_datasets.card import Probe
-from toolkit_datasets.codes import Codes, StoreInfo
+from toolkit_datasets.codes import Codes, Level
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Progress, Silent
 from toolkit_datasets.targets import Kind
@@ -81,14 +81,15 @@ def probe(
     curve = tuple(sorted(size for size in settings.curve))
     draws = plan(task, labels=settings.labels, draws=settings.draws, curve=curve, seed=seed)
     cnn = settings.classifier == "cnn" and kind == "class"
-    specs = feature_choices(codes.info, settings, origin=str(codes.path))
+    specs = feature_choices(codes.info.levels, settings, content=codes.stored_content, origin=str(codes.path))
     sets = {
         CODES: [feature_set(codes, spec) for spec in specs],
         **baselines.feature_sets(images, codes.manifest, task, seed=seed),
     }
     if against is not None:
-        other = feature_choices(against.info, settings.model_copy(update={"levels": ()}), origin=str(against.path))
-        sets[OTHER] = baselines.of_store(codes, against, other, np.concatenate([task.pool, task.test]))
+        plain = settings.model_copy(update={"levels": (), "classifier": "logistic"})  # all of its levels, and no CNN
+        other = feature_choices(against.info.levels, plain, content=against.stored_content, origin=str(against.path))
+        sets[OTHER] = baselines.of_store(codes, against, other, task)
     classifier = settings.classifier if kind == "class" else regressors.name_for(settings.classifier)
     makers = {name: _maker(classifier, name, codes, specs[0], task, device) for name in sets}
     makers[CODES]()  # a classifier that cannot be had should say so before the work, not after it
@@ -112,7 +113,7 @@ def probe(
                 )
                 for size, of_size in draws.items()
             }
-            del held  # one matrix of features at a time
+            del held  # the matrices of one set of features at a time
 
     judge: Judge[Any]
     if isinstance(task, ContinuousTask):
@@ -159,7 +160,7 @@ def probe(
     return results
 
 
-def feature_choices(info: StoreInfo, settings: Probe, *, origin: str) -> tuple[Spec, ...]:
+def feature_choices(levels: Sequence[Level], settings: Probe, *, content: str, origin: str) -> tuple[Spec, ...]:
     """The features that the card's `[probe]` table stands for on codes of this kind; the CNN takes the whole grid.
 
     Raises:
@@ -169,9 +170,9 @@ def feature_choices(info: StoreInfo, settings: Probe, *, origin: str) -> tuple[S
     specs = choices(
         "vectors" if cnn else kind,
         settings.grid,
-        info.levels,
+        levels,
         wanted=settings.levels,
-        latents=info.content == "latents",
+        content=content,
         origin=origin,
     )
     if cnn and len(specs[0].levels) > 1:
@@ -207,7 +208,7 @@ def _write(
         for number, positions in enumerate(of_size)
     ]
     write_text(out / "draws.csv", _csv(pd.concat(rows)))
-    tested = {f"test_{measure}": value for measure, value in judge.saved_scores().items()}
+    tested = {f"{results['probe']['judge']}_{measure}": value for measure, value in judge.saved_scores().items()}
     save(out, saved, n_labelled=judge.labels, seed=seed, **tested)
     write_json(out / "results.json", results)  # last: where it is, the rest is whole
 

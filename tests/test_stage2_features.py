@@ -137,17 +137,25 @@ def test_what_auto_offers() -> None:
         return [str(each) for each in choices("auto", 2, levels, origin="s", **keys)]  # type: ignore[arg-type]
 
     assert offered(ONE) == ["mean of codes", "cells 2x2 of codes", "histogram of codes"]
-    assert offered(ONE, latents=True) == ["mean of codes", "cells 2x2 of codes"]
-    assert offered(TWO) == ["mean of coarse", "cells 2x2 of coarse", "mean of fine and coarse"]
+    assert offered(ONE, content="latents") == ["mean of codes", "cells 2x2 of codes"]
+    assert offered(TWO) == ["mean of coarse", "cells 2x2 of coarse"]
     assert offered(TWO, wanted=["fine"]) == ["mean of fine", "cells 2x2 of fine"]  # residual codes are not counted
     assert offered((Level("codes", 1, 9, 3, 1, 1),)) == ["mean of codes", "histogram of codes"]
+    equal = (Level("fine", 1, 6, 3, 4, 4), Level("coarse", 3, 5, 2, 4, 4))
+    assert offered(equal) == ["mean of coarse", "cells 2x2 of coarse"]
+
+
+def test_sums_of_residual_codes_are_not_counted() -> None:
+    with pytest.raises(ToolkitError, match=r"sums of the 2 residual codes of level 'fine'.*--content indices"):
+        choices("histogram", 2, TWO, content="vectors", origin="s")
+    choices("histogram", 2, TWO, content="indices", origin="s")
 
 
 def test_latents_have_vectors_and_mean_but_no_histogram(tmp_path: Path) -> None:
     store = write(tmp_path / "s", content="latents", levels=ONE)
     np.testing.assert_array_equal(of_codes(store, spec("vectors")), store.vectors("codes").reshape(7, -1))
     with pytest.raises(ToolkitError, match=r"latents.*set probe\.features to vectors, mean or cells"):
-        choices("histogram", 2, ONE, latents=True, origin="s")
+        choices("histogram", 2, ONE, content="latents", origin="s")
 
 
 def test_impossible_features_are_refused() -> None:

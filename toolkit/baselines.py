@@ -66,7 +66,9 @@ def image_baselines(
 
         out["random"] = [
             _filled(judged, partial(untrained, spec=spec), len(rows), "random encoder", progress)
-            for spec in feature_choices(codes.info, settings, origin=str(codes.path))
+            for spec in feature_choices(
+                codes.info.levels, settings, content=codes.stored_content, origin=str(codes.path)
+            )
         ]
     return out
 

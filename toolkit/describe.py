@@ -98,7 +98,7 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
         described_text(describe(prepared), prepared),
         "",
         f"would     {', '.join(steps)} into {out}",
-        f"model     {model_text(card)}; {learners:,} images",
+        f"model     {model_text(card, learners)}; {learners:,} images",
     ]
     if "probe" in steps:
         p = card.probe

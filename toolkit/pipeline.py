@@ -74,7 +74,7 @@ def train_run(
     if resume:  # before the record of the run is written anew
         check_belongs(prepared, folder)
     write_run(out, prepared, data, command)
-    progress.say(f"stage 1: {learners:,} unlabelled images of {card.image.size} px; {model_text(card)}")
+    progress.say(f"stage 1: {learners:,} unlabelled images of {card.image.size} px; {model_text(card, learners)}")
     metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
     for history in folder.glob("history*.csv"):
         loss_curve(history, folder / history.name.replace("history", "loss").replace(".csv", ".png"))
@@ -140,6 +140,7 @@ def probe_run(
         raise ToolkitError(f"{out} is a run folder, whose results would be lost: choose another --out, or leave it out")
     codes = open_codes(codes_path)
     card = card or card_from(codes.info.card, overrides, seed=seed, origin=f"card of {codes_path}")
+    other = open_codes(against) if against else None
     images: dict[str, Any] = {}
     if card.probe.baselines and (data.folder is not None or card.source.kind == "builtin"):
         from .baselines import image_baselines
@@ -153,7 +154,7 @@ def probe_run(
         out=out,
         kind=card.labels.kind,
         images=images,
-        against=open_codes(against) if against else None,
+        against=other,
         progress=progress,
     )
     write_text(out / "card.toml", card_text(card))
@@ -249,15 +250,23 @@ def check_draws(prepared: Prepared) -> None:
     """Refuse what the probe would refuse, before any training.
 
     Raises:
-        ToolkitError: the pool is too small for the draws that the card wants, or its classifier knows no numbers.
+        ToolkitError: the pool is too small for the draws that the card wants, its classifier knows no numbers, or its
+            features cannot be had of such codes.
     """
+    from stage1_vqvae.model import VQVAE
+    from stage2_probe.probe import feature_choices
     from stage2_probe.regressors import name_for
     from stage2_probe.task import task_of
 
     card = prepared.card
     if card.labels.kind == "continuous":
         name_for(card.probe.classifier)
-    task_of(prepared.samples[prepared.samples["status"] == "ok"], card.labels.kind).check_size(card.probe.labels)
+    good = prepared.samples[prepared.samples["status"] == "ok"]
+    task_of(good, card.labels.kind, judge=card.probe.judge, seed=card.seed).check_size(card.probe.labels)
+    content = card.encode.content
+    if (card.encode.format, content) == ("h5", "vectors"):
+        content = "indices"  # which HDF5 keeps, and computes the vectors from
+    feature_choices(VQVAE(card).levels, card.probe, content=content, origin="the run to come")
 
 
 def without_counts(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def usage(counts: Sequence[int] | np.ndarray) -> str:
             shares = 100 * np.sort(row)[::-1][ranks - 1] / max(row.sum(), 1)
             colour = PALETTE[level % len(PALETTE)]
             axes.fill_between(ranks, shares, step="mid", color=colour, alpha=0.3, linewidth=0)
-            name = "share of all codes" if len(rows) == 1 else f"residual level {level}"
+            name = "share of all codes" if len(rows) == 1 else f"residual code {level + 1}"
             axes.step(ranks, shares, where="mid", color=colour, linewidth=1.2, label=name)
         even = 100 / rows.shape[1]
         axes.axhline(even, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=f"even share ({even:.2g} %)")

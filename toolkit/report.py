@@ -32,6 +32,7 @@ from toolkit.wording import (
     headline,
     interval,
     is_continuous,
+    judged,
     percent,
     ratio,
     ratios,
@@ -118,6 +119,7 @@ def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> di
     drawn = [(row["name"], row["title"], row["accuracy"]) for row in rows if row["name"] != "majority"]
     return {
         "found": found,
+        "judged": judged(found),
         "classifier": CLASSIFIERS.get(found["classifier"], found["classifier"]),
         "rows": rows,
         "bars": Markup(plots.score_bars(drawn, chance)),

@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import plots, target_plots
-from .wording import REGRESSORS, baseline_title, compared
+from .wording import REGRESSORS, baseline_title, compared, judged
 
 EACH = 8  # images in each half of the gallery
 
@@ -41,6 +41,7 @@ def section(results: Mapping[str, Any], predictions: pd.DataFrame | None) -> dic
     drawn = [(row["name"], row["title"], row["scores"]["mae"]) for row in rows if row["name"] != "mean"]
     return {
         "found": found,
+        "judged": judged(found),
         "classifier": REGRESSORS.get(found["classifier"], found["classifier"]),
         "rows": rows,
         "like": found["mae"]["mean"],

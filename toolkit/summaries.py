@@ -34,10 +34,10 @@ def stage1_text(metrics: Mapping[str, Any]) -> str:
         f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
         f"{metrics['bits_per_pixel']:.4g} bits per pixel"
     ]
-    for name, level in metrics["levels"].items():
+    for name, level in metrics.get("levels", {}).items():
         which = f"{name}: " if len(metrics["levels"]) > 1 else ""
         lines.append(f"          {which}{level['usage']:.0%} of the codes used, perplexity {level['perplexity']:.0f}")
-    phases = ", ".join(f"{each['name']} {each['images_per_second']:.0f} images/s" for each in metrics["phases"])
+    phases = ", ".join(f"{each['name']} {each['images_per_second']:.0f} images/s" for each in metrics.get("phases", []))
     lines.append(f"          {metrics['train_seconds']:.0f} s on {metrics['device']} ({phases})")
     return "\n".join(lines)
 
@@ -159,12 +159,15 @@ def _store(codes: Codes, block: int = 1000) -> dict[str, Any]:
     levels = []
     for level, data in zip(info.levels, info.to_json()["levels"], strict=True):
         if codes.stored_content != "latents" and (codes.stored_content == "indices" or level.depth == 1):
-            counts = np.zeros(level.codes, np.int64)
+            counts = np.zeros((level.depth, level.codes), np.int64)
             for start in range(0, len(codes), block):
                 rows = np.arange(start, min(start + block, len(codes)))
-                counts += np.bincount(codes.indices(level.name, rows).ravel(), minlength=level.codes)
-            shares = counts[counts > 0] / counts.sum()
-            data |= {"usage": float((counts > 0).mean()), "perplexity": float(np.exp(-(shares * np.log(shares)).sum()))}
+                for depth, chosen in enumerate(codes.indices(level.name, rows).swapaxes(0, 1)):
+                    counts[depth] += np.bincount(chosen.ravel(), minlength=level.codes)
+            shares = counts / counts.sum(axis=1, keepdims=True)
+            logs = np.log(shares, out=np.zeros_like(shares), where=counts > 0)
+            perplexity = float(np.exp(-(shares * logs).sum(axis=1)).mean())  # over residual depths
+            data |= {"usage": float((counts > 0).mean()), "perplexity": perplexity}
         levels.append(data)
     return {
         "samples": len(codes),

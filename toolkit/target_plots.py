@@ -28,7 +28,7 @@ def scatter(target: np.ndarray, prediction: np.ndarray) -> str:
         axes.plot(limits, limits, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="prediction = truth")
         axes.plot(
             target[shown], prediction[shown], linestyle="none", marker="o", color=PALETTE[0],
-            markersize=3.6, markeredgewidth=0, alpha=0.5, label="test images",
+            markersize=3.6, markeredgewidth=0, alpha=0.5, label="unseen images",
         )  # fmt: skip
         axes.set_xlim(limits)
         axes.set_ylim(limits)

@@ -32,12 +32,12 @@ TITLES = {
 }
 
 
-def model_text(card: Card) -> str:
+def model_text(card: Card, learners: int) -> str:
     """What stage 1 trains and for how long, in half a sentence.
 
     >>> from toolkit_datasets.card import load_card
-    >>> model_text(load_card("digits"))
-    'VQ-VAE of 8x8 codes from 256 (32 dimensions); 8 epochs'
+    >>> model_text(load_card("digits"), 900)
+    'VQ-VAE of 4x4 codes from 64 (16 dimensions); 30 epochs'
     """
     fine, coarse = card.vqvae, card.coarse
     side = card.image.size // fine.stride
@@ -48,7 +48,7 @@ def model_text(card: Card) -> str:
     side = card.coarse_size // coarse.stride
     return (
         f"VQ-VAE of {side}x{side} coarse codes from {coarse.depth} x {coarse.codebook_size} ({coarse.dim} dimensions) "
-        f"that two views agree on, {card.agree.epochs} epochs; and of {text}, {card.train.epochs} epochs"
+        f"that two views agree on, {card.agree.epochs_for(learners)} epochs; and of {text}, {card.train.epochs} epochs"
     )
 
 
@@ -122,12 +122,17 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
     return {"result": sentence, "verdict": f"That is {'; '.join(parts)}." if parts else "", "conclusion": conclusion}
 
 
+def judged(found: Mapping[str, Any]) -> str:
+    """Which images the scores are from."""
+    return "held-out images of the pool" if found.get("judge") == "pool" else "test images"
+
+
 def _rightness(found: Mapping[str, Any]) -> str:
     classifier = CLASSIFIERS.get(found["classifier"], f"a {found['classifier']} classifier")
     bounds = found["accuracy"].get("ci95")
     return (
         f"With {_labels(found)}, {classifier} on these codes gets {percent(found['accuracy']['mean'])}"
-        + f" of {found['n_test']:,} test images right"
+        + f" of {found['n_test']:,} {judged(found)} right"
         + (f" (95 % interval {100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})." if bounds else ".")
     )
 
@@ -137,8 +142,9 @@ def _errors(found: Mapping[str, Any]) -> str:
     mae, r2 = found["mae"], found["r2"]
     bounds = amounts(mae.get("ci95"), like=mae["mean"])
     return (
-        f"With {_labels(found)}, {regressor} on these codes predicts the targets of {found['n_test']:,} test images "
-        f"with a mean absolute error of {amount(mae['mean'])} (95 % interval {bounds}) and an R² of {ratio(r2['mean'])}"
+        f"With {_labels(found)}, {regressor} on these codes predicts the targets of {found['n_test']:,} "
+        f"{judged(found)} with a mean absolute error of {amount(mae['mean'])} (95 % interval {bounds}) and an R² of "
+        + ratio(r2["mean"])
         + (f" ({ratios(r2['ci95'])})." if r2.get("ci95") else ".")
     )
 

@@ -126,7 +126,8 @@ class Views(Part):
 class Agree(Part):
     """The training of the coarse level: an image's two views should be closer than views of different images."""
 
-    epochs: int = Field(300, ge=1)  # half an hour for 5,000 images of 64 px on two cores; it pays to the last
+    epochs: int = Field(300, ge=1)  # half an hour for 5,000 images of 64 px on two cores
+    most_images: int = Field(1_500_000, ge=1)  # seen in all: larger sets take fewer epochs and no more time
     batch_size: int = Field(250, ge=2)  # every other image of the batch is a counter-example
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
@@ -136,11 +137,21 @@ class Agree(Part):
     hidden: int = Field(512, ge=1)  # of the projection that training puts behind the pooled map, and then drops
     projection: int = Field(128, ge=2)
 
+    def epochs_for(self, images: int) -> int:
+        """Epochs of a training on so many images: `epochs`, or what `most_images` allows.
+
+        >>> Agree().epochs_for(5_000), Agree().epochs_for(100_000)
+        (300, 15)
+        """
+        return max(1, min(self.epochs, -(-self.most_images // images)))
+
 
 class Coarse(Part):
     """The coarse level of objective `agree`: what is in the picture, at a few places."""
 
-    size: int = Field(64, ge=8)  # px: larger images are seen at this size, so that time does not grow with theirs
+    size: int = Field(
+        64, ge=8
+    )  # px: larger images are seen at this size: the convolutions' time does not grow with theirs
     stride: Literal[4, 8, 16, 32] = 16  # pixels per code along each side
     width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
     dim: int = Field(64, ge=1)  # of the codes: so many whitened principal components of the map
@@ -216,6 +227,14 @@ class Card(Part):
             raise ValueError(
                 f"the coarse level sees images of {self.coarse_size} px, which coarse.stride = {self.coarse.stride} "
                 "does not divide: set coarse.stride or coarse.size"
+            )
+        if (
+            self.train.objective == "agree"
+            and self.coarse_size // self.coarse.stride > self.image.size // self.vqvae.stride
+        ):
+            raise ValueError(
+                f"coarse.stride = {self.coarse.stride} gives more codes to a side than vqvae.stride = "
+                f"{self.vqvae.stride}: the coarse level must not be finer, set coarse.stride to a multiple"
             )
         return self
 
