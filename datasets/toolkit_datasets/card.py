@@ -104,7 +104,7 @@ class Views(Part):
     The defaults suit photographs. For scans take `grey`, `saturation` and `tint` back to 0 and allow small turns.
     """
 
-    share: float = Field(0.625, gt=0, le=1)  # a view's side over the image's: smaller views, more of them in the time
+    share: float = Field(0.75, gt=0, le=1)  # a view's side over the image's: smaller views, more of them in the time
     area: tuple[float, float] = (0.25, 1.0)  # of the image that a view shows
     aspect: float = Field(1.33, ge=1)  # largest ratio of the sides of what it shows
     flip: bool = True  # left and right
@@ -126,8 +126,8 @@ class Views(Part):
 class Agree(Part):
     """The training of the coarse level: an image's two views should be closer than views of different images."""
 
-    epochs: int = Field(300, ge=1)  # half an hour for 5,000 images of 64 px on two cores
-    most_images: int = Field(1_500_000, ge=1)  # seen in all: larger sets take fewer epochs and no more time
+    epochs: int = Field(260, ge=1)  # half an hour for 5,000 images of 64 px on two cores
+    most_images: int = Field(1_300_000, ge=1)  # seen in all: larger sets take fewer epochs and no more time
     batch_size: int = Field(250, ge=2)  # every other image of the batch is a counter-example
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
@@ -141,7 +141,7 @@ class Agree(Part):
         """Epochs of a training on so many images: `epochs`, or what `most_images` allows.
 
         >>> Agree().epochs_for(5_000), Agree().epochs_for(100_000)
-        (300, 15)
+        (260, 13)
         """
         return max(1, min(self.epochs, -(-self.most_images // images)))
 
@@ -154,7 +154,7 @@ class Coarse(Part):
     )  # px: larger images are seen at this size: the convolutions' time does not grow with theirs
     stride: Literal[4, 8, 16, 32] = 16  # pixels per code along each side
     width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
-    dim: int = Field(64, ge=1)  # of the codes: so many whitened principal components of the map
+    dim: int = Field(32, ge=1)  # of the codes: so many whitened principal components of the map
     codebook_size: int = Field(512, ge=2, le=65536)
     depth: int = Field(4, ge=1)  # residual codes at each place
 
