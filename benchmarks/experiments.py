@@ -1,4 +1,4 @@
-"""The experiment log: train configurations of stage 1, score them on halves of the pool, and write docs/experiments.md.
+"""The experiment log: train configurations of stage 1, score them on halves of the pool, fill docs/experiments.md.
 
     python benchmarks/experiments.py --list
     python benchmarks/experiments.py --data train/ --out runs/experiments plain agree-50
@@ -6,7 +6,7 @@
 
 A configuration is a card and overrides. Half of the labelled pool teaches and the other half judges
 (`probe.judge = "pool"`), so that no choice is ever made on the test images; only `--final` looks at them, with three
-seeds of stage 1 on a split of its own. Figures go to docs/experiments.json, and the page is written anew from them.
+seeds of stage 1 on a split of its own. Figures go to docs/experiments.json, and from there into the page's tables.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from run import machine  # benchmarks/run.py
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"
+BEGIN, END = "<!-- tables made by benchmarks/experiments.py -->", "<!-- end of the tables -->"
 FINAL_SPLIT, FINAL_SEEDS = 2026, (0, 1, 2)  # a split that no choice was ever made on
 LABELS = (100, 1000)
-SHORT = ("agree.epochs=50", "views.share=0.75", "train.epochs=2")  # 6 minutes, to compare objectives with each other
+SHORT = ("agree.epochs=50", "train.epochs=2")  # six minutes, to compare settings of the agreement with each other
 
 
 @dataclass(frozen=True)
@@ -36,64 +37,20 @@ class Experiment:
     name: str
     card: str
     sets: tuple[str, ...]
-    lesson: str  # what was learned, once it has been run
 
 
 EXPERIMENTS = (
-    Experiment(
-        "plain",
-        "cats-vs-dogs",
-        ("train.objective=reconstruct",),
-        "The slides to the letter. Codes of 8x8 px hold colour and brightness; a classifier learns little from them.",
-    ),
-    Experiment(
-        "plain-2",
-        "cats-vs-dogs",
-        ("train.objective=reconstruct", "vqvae.depth=2"),
-        "The bits of `agree`, all spent on the picture: what a coarse level costs in PSNR.",
-    ),
-    Experiment(
-        "agree",
-        "cats-vs-dogs",
-        ("train.objective=agree",),
-        "The default for photographs.",
-    ),
-    Experiment(
-        "agree-50",
-        "cats-vs-dogs",
-        ("train.objective=agree", *SHORT),
-        "The reference of the short comparisons below.",
-    ),
-    Experiment(
-        "agree-50-cold",
-        "cats-vs-dogs",
-        ("train.objective=agree", *SHORT, "agree.temperature=0.1"),
-        "A lower temperature changes nothing that 20 draws can tell.",
-    ),
-    Experiment(
-        "agree-114-small",
-        "cats-vs-dogs",
-        ("train.objective=agree", *SHORT, "agree.epochs=114", "views.share=0.5"),
-        "Views of 32 px and as many more epochs in the same time: no worse. What counts is the computing spent.",
-    ),
-    Experiment(
-        "agree-50-batch-125",
-        "cats-vs-dogs",
-        ("train.objective=agree", *SHORT, "agree.batch_size=125", "agree.learning_rate=0.0015"),
-        "Half the batch and twice the steps: no better.",
-    ),
-    Experiment(
-        "tumour-plain",
-        "brain-tumour",
-        ("train.objective=reconstruct",),
-        "Plain codes of a set that nothing was tuned on.",
-    ),
-    Experiment(
-        "tumour-agree",
-        "brain-tumour",
-        ("train.objective=agree",),
-        "The same recipe with views that suit scans.",
-    ),
+    Experiment("plain", "cats-vs-dogs", ("train.objective=reconstruct",)),
+    Experiment("plain-2", "cats-vs-dogs", ("train.objective=reconstruct", "vqvae.depth=2")),
+    Experiment("agree", "cats-vs-dogs", ()),
+    Experiment("agree-small-views", "cats-vs-dogs", ("views.share=0.625", "agree.epochs=300")),
+    Experiment("agree-deep", "cats-vs-dogs", ("coarse.dim=64", "coarse.depth=8")),
+    Experiment("agree-50", "cats-vs-dogs", SHORT),
+    Experiment("agree-50-cold", "cats-vs-dogs", (*SHORT, "agree.temperature=0.1")),
+    Experiment("agree-114-small", "cats-vs-dogs", (*SHORT, "agree.epochs=114", "views.share=0.5")),
+    Experiment("agree-50-batch-125", "cats-vs-dogs", (*SHORT, "agree.batch_size=125", "agree.learning_rate=0.0015")),
+    Experiment("tumour-plain", "brain-tumour", ("train.objective=reconstruct",)),
+    Experiment("tumour-agree", "brain-tumour", ()),
 )
 
 
@@ -127,33 +84,29 @@ def figures(results: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def page(records: dict[str, Any]) -> str:
-    """docs/experiments.md."""
-    lines = [
-        "# Experiments",
-        "",
-        "What was tried for codes that carry meaning, by `python benchmarks/experiments.py NAME --data DIR`.",
-        "Accuracy in %, mean of 20 draws of 100 labels and 5 of 1,000 (sd over draws): half of the labelled pool",
-        "teaches, the other half judges, the test images are not touched. PSNR in dB on the pool's images.",
-        "",
-        "| name | what is set | PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+def tables(records: dict[str, Any]) -> str:
+    """What stands between the markers of docs/experiments.md."""
+    head = "PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |"
+    lines = [f"| name | what is set | {head}", "|---|---|---|---|---|---|---|---|"]
+    for experiment in EXPERIMENTS:
+        found = records.get(experiment.name, {}).get("figures")
+        if found:
+            sets = " ".join(f"`{each}`" for each in experiment.sets) or f"the card {experiment.card}"
+            lines.append(f"| {experiment.name} | {sets} | {row(found)} |")
     for name, record in records.items():
-        if name in known and "figures" in record:
-            sets = " ".join(f"`{each}`" for each in known[name].sets)
-            lines.append(f"| {name} | {sets} | {row(record['figures'])} |")
-    lines += ["", "## What was learned", ""]
-    lines += [f"- **{name}**: {known[name].lesson}" for name in records if name in known and "figures" in records[name]]
-    finals = {name: record["final"] for name, record in records.items() if "final" in record}
-    for name, of_seeds in finals.items():
-        lines += ["", f"## {name}: final rows", "", f"Judged by the test images of split {FINAL_SPLIT}.", ""]
-        lines += ["| seed of stage 1 | PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        lines += [f"| {seed} | {row(found)} |" for seed, found in of_seeds.items()]
+        if "final" in record:
+            lines += ["", f"Final rows of `{name}`, judged by the test images of split {FINAL_SPLIT}:", ""]
+            lines += [f"| seed of stage 1 | {head}", "|---|---|---|---|---|---|---|"]
+            lines += [f"| {seed} | {row(found)} |" for seed, found in record["final"].items()]
     machines = sorted({f"{record['machine']}, {record['date']}" for record in records.values()})
-    return "\n".join([*lines, "", "Machines: " + "; ".join(machines) + ".", ""])
+    return "\n".join([*lines, "", "Measured on: " + "; ".join(machines) + "."])
+
+
+def write_page(records: dict[str, Any]) -> None:
+    """Put the tables into docs/experiments.md, whose words are written by hand."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{after}", encoding="utf-8")
 
 
 def row(found: dict[str, Any]) -> str:
@@ -174,7 +127,7 @@ def row(found: dict[str, Any]) -> str:
 def main() -> None:
     """Run the named experiments and write the log."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="experiments to run; without any the page is only written anew")
+    parser.add_argument("names", nargs="*", help="experiments to run; without any the tables are only written anew")
     parser.add_argument("--data", type=Path, help="folder of the images")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where the runs go")
     parser.add_argument("--final", action="store_true", help="three seeds, judged by the test images")
@@ -204,7 +157,7 @@ def main() -> None:
                 record["figures"] = found
             record |= {"machine": machine(), "date": str(date.today())}
             RECORDS.write_text(json.dumps(records, indent=1) + "\n")
-    PAGE.write_text(page(records))
+    write_page(records)
 
 
 if __name__ == "__main__":

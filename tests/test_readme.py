@@ -69,12 +69,18 @@ def test_the_readme_script_reaches_the_accuracy_of_the_probe(tmp_path: Path, mon
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (script,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "np.load" in block]
     monkeypatch.chdir(tmp_path)
-    sets = [f"--set={s}" for s in ("probe.features=mean", "probe.draws=2", "probe.curve=[]", "train.epochs=2")]
-    result = CliRunner().invoke(main, ["run", "digits", "--out", "runs/cats", *sets])
-    assert result.exit_code == 0, result.output
+    probe = [*map("--set={}".format, ("probe.draws=2", "probe.curve=[]"))]
+    train = [*map("--set={}".format, ("coarse.stride=4", "agree.epochs=2", "train.epochs=2"))]
+    mean = ["--set=probe.features=mean", '--set=probe.levels=["coarse"]', "--out", "runs/cats-mean"]
+    for command in (
+        ["run", "digits", "--out", "runs/cats", "--objective", "agree", *train, *probe],
+        ["probe", "runs/cats/codes", *mean, *probe],
+    ):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
     values: dict[str, float] = {}
     exec(compile(script, "README.md", "exec"), values)  # the user's own script, as printed
     import json
 
-    per_draw = json.loads(Path("runs/cats/results.json").read_text())["probe"]["per_draw"]
+    per_draw = json.loads(Path("runs/cats-mean/results.json").read_text())["probe"]["per_draw"]
     assert values["accuracy"] == pytest.approx(per_draw[0]["accuracy"], abs=0.003)
