@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from commands import results, toolkit
 
 from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
@@ -22,25 +22,6 @@ from toolkit_datasets.codes import open_codes
 Write = Callable[[Path, list[str]], Path]
 SIZES = ["split.unlabelled=120", "split.labelled=200", "split.test=150", "train.epochs=2"]
 PROBE = ["probe.labels=40", "probe.draws=3", "probe.curve=[20]"]
-
-
-def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> Result:
-    arguments = [str(word) for word in words] + [w for s in sets or [] for w in ("--set", s)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, f"toolkit {' '.join(arguments)}\n{result.output}\n{result.exception!r}"
-    assert result.exception is None or isinstance(result.exception, SystemExit), "an error must not be a traceback"
-    return result
-
-
-def results(path: Path) -> dict[str, Any]:
-    """A results file without what may differ between two runs: times, and the command typed."""
-    data: dict[str, Any] = json.loads((path / "results.json").read_text())
-    for key in ("command", "created"):
-        data.pop(key, None)
-    for key in ("train_seconds", "images_per_second"):
-        data.get("stage1", {}).pop(key, None)
-    data["probe"].pop("seconds")
-    return data
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import toolkit
 from PIL import Image
 
 from toolkit import report, target_plots, wording
-from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
 
 SETS = [
@@ -29,14 +29,6 @@ SETS = [
     "probe.draws=4",
     "probe.curve=[10, 40]",
 ]
-
-
-def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> Result:
-    arguments = [str(word) for word in words] + [w for s in sets or [] for w in ("--set", s)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, f"toolkit {' '.join(arguments)}\n{result.output}\n{result.exception!r}"
-    assert result.exception is None or isinstance(result.exception, SystemExit), "an error must not be a traceback"
-    return result
 
 
 def copy_without_kind(source: Path, target: Path) -> Path:

@@ -9,26 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from commands import toolkit
 
-from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
 
 PLAIN = ["train.objective=reconstruct", "vqvae.codebook_size=128"]
 SMALL = [*PLAIN, "train.epochs=3", "probe.draws=5", "probe.curve=[20]"]
 
 
-def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> str:
-    arguments = [str(word) for word in words] + [w for s in sets or [] for w in ("--set", s)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, result.output
-    return result.output
-
-
 def test_what_lies_in_the_kaggle_folder(real_data: Path) -> None:
     """Counts and duplicates as the data's own description states them: 25,000 pictures, 24,994 of them distinct."""
-    output = toolkit("datasets", "cats-vs-dogs", "--data", real_data / "cats_vs_dogs" / "train", "--json")
-    found = json.loads(output)
+    shown = toolkit("datasets", "cats-vs-dogs", "--data", real_data / "cats_vs_dogs" / "train", "--json")
+    found = json.loads(shown.stdout)
     assert found["labels"] == {"cat": 12500, "dog": 12500}
     assert found["sizes"] == {"80x80": 25000}
     assert (found["grouped"], found["groups"]) == (11, 5)
@@ -41,7 +33,9 @@ def test_what_lies_in_the_kaggle_folder(real_data: Path) -> None:
 
 
 def test_what_lies_in_the_brain_tumour_folder(real_data: Path) -> None:
-    found = json.loads(toolkit("datasets", "brain-tumour", "--data", real_data / "brain_tumour_slices", "--json"))
+    found = json.loads(
+        toolkit("datasets", "brain-tumour", "--data", real_data / "brain_tumour_slices", "--json").stdout
+    )
     assert {split: sum(counts.values()) for split, counts in found["splits"].items()} == {
         "unlabelled": 3300,
         "labelled": 2012,
@@ -69,7 +63,7 @@ def mixed(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_with_broken_pictures_runs_to_the_end(mixed: Path, tmp_path: Path) -> None:
     sets = [*SMALL, "split.unlabelled=0.4", "split.labelled=0.3", "split.test=0.3"]
     shown = toolkit("run", "cats-vs-dogs", "--data", mixed, "--out", tmp_path / "run", sets=sets, code=3)
-    assert "skipped 7 of 627 images" in shown
+    assert "skipped 7 of 627 images" in shown.output
     samples = pd.read_csv(tmp_path / "run" / "samples.csv", keep_default_na=False, dtype=str)
     bad = samples[samples["status"] != "ok"]
     assert len(bad) == 7
@@ -80,7 +74,7 @@ def test_a_folder_with_broken_pictures_runs_to_the_end(mixed: Path, tmp_path: Pa
     report = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "decompression bomb" in report
     stopped = toolkit("run", "cats-vs-dogs", "--data", mixed, "--out", tmp_path / "x", "--fail-fast", sets=sets, code=1)
-    assert "--fail-fast" in stopped
+    assert "--fail-fast" in stopped.output
 
 
 def test_a_small_model_learns_real_pictures_and_beats_the_mean_image(real_data: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from stage1_vqvae.coarse import Coarse, shrink
 from stage1_vqvae.encode import encode, random_codes
 from stage1_vqvae.networks import fold, trunk
 from stage1_vqvae.objectives import agreement, corrupted
+from stage1_vqvae.phases import Reconstruct
 from stage1_vqvae.reconstruct import decode, reconstruct
 from stage1_vqvae.train import train
 from stage1_vqvae.views import Draw, apply, draw
@@ -280,6 +281,69 @@ def test_both_levels_are_stored_and_decode_to_what_the_model_gives(
     assert np.abs(decoded / 255 - expected.permute(0, 2, 3, 1).numpy()).max() < 0.01
 
 
+def large() -> Prepared:
+    """Colour images of 16 px, of which the coarse level sees 8."""
+    prepared = agreeing(
+        image={"size": 16, "channels": 3},
+        coarse={"size": 8, "stride": 4, "width": 8, "dim": 6, "codebook_size": 8, "depth": 2},
+    )
+    grey = prepared.images.repeat(2, axis=1).repeat(2, axis=2)
+    colours = np.concatenate([grey, 255 - grey, grey // 2], axis=-1)
+    return Prepared(**{**vars(prepared), "images": colours})
+
+
+def test_colour_images_larger_than_the_coarse_level_sees(tmp_path: Path) -> None:
+    prepared = large()
+    metrics = train(prepared, tmp_path / "stage1", device="cpu")
+    assert metrics["bits_per_pixel"] == pytest.approx((16 * 4 + 2 * 4 * 3) / 256)
+    store = encode(tmp_path / "stage1", prepared, np.arange(100), tmp_path / "c.h5", format="h5", content="vectors")
+    assert store.vectors("fine").shape == (100, 4, 4, 4)
+    assert store.vectors("coarse").shape == (100, 6, 2, 2)
+    decoded = np.concatenate([images for _, images in decode(tmp_path / "stage1", store, device="cpu")])
+    assert decoded.shape == (100, 16, 16, 3)
+
+
+def test_the_decoder_learns_from_the_codes_that_it_will_get(run: Path) -> None:
+    """Training computes in bfloat16 where it can, but the coarse codes are those of encoding, in float32."""
+    prepared, model = agreeing(), load_model(run, "cpu").model
+    phase = Reconstruct(model, prepared.card)
+    batch = load(prepared.images, np.arange(60), torch.device("cpu"))
+    seen = {}
+    model.decoder.register_forward_pre_hook(lambda module, inputs: seen.setdefault("joined", inputs[0]))
+    joined = model.joined
+    model.joined = lambda vectors: joined(seen.setdefault("vectors", vectors))  # type: ignore[method-assign]
+    with torch.autocast("cpu", torch.bfloat16):
+        phase.loss(batch, generator=generator())
+    with torch.inference_mode():
+        expected = model.quantize(model.encode(batch))["coarse"].vectors
+    assert torch.equal(seen["vectors"]["coarse"], expected)
+
+
+def test_views_and_similarities_are_float32_under_autocast() -> None:
+    first, second = torch.randn(40, 8, generator=generator()), torch.randn(40, 8, generator=generator(1))
+    expected = agreement(first, second, temperature=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = agreement(first, second, temperature=0.2)
+    assert torch.equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_very_few_images_still_give_a_model(count: int, tmp_path: Path) -> None:
+    few = digits(
+        {"unlabelled": count},
+        objective="agree",
+        tables={"coarse": {"stride": 8, "width": 8}, "agree": {"epochs": 2}, "vqvae": {"stride": 8, "width": 8}},
+    )
+    metrics = train(few, tmp_path, device="cpu")
+    assert np.isfinite(metrics["psnr"])
+
+
+def test_large_sets_take_fewer_epochs(tmp_path: Path) -> None:
+    prepared = agreeing(agree={"epochs": 50, "most_images": 150, "batch_size": 30, "hidden": 16, "projection": 8})
+    metrics = train(prepared, tmp_path, device="cpu")
+    assert metrics["phases"][0]["epochs"] == 3  # 72 images to train on, 150 to be seen
+
+
 def test_random_codes_have_both_levels() -> None:
     prepared = agreeing()
     indices, codebooks = random_codes(prepared.card, prepared.images, np.arange(80, 100), np.arange(80), device="cpu")
@@ -291,5 +355,7 @@ def test_random_codes_have_both_levels() -> None:
 def test_a_coarse_stride_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ToolkitError, match=r"coarse\.stride = 16 does not divide"):
         load_card("folder", ["image.size=40", "train.objective=agree"])
+    with pytest.raises(ToolkitError, match=r"coarse\.stride = 4 gives more codes to a side than vqvae\.stride = 8"):
+        load_card("folder", ["train.objective=agree", "coarse.stride=4"])
     with pytest.raises(ToolkitError, match=r"views\.area.*smallest first"):
         load_card("folder", ["views.area=[0.9, 0.2]"])

@@ -302,6 +302,16 @@ class TestAgainstOtherCodes:
         itself = probe(codes, settings, seed=0, out=tmp_path / "c", against=codes)["baselines"]["other"]["difference"]
         assert itself == {"mean": 0.0, "ci95": [0.0, 0.0]}
 
+    def test_of_other_files_or_of_images_it_learned_from_is_refused(self, codes: Codes, tmp_path: Path) -> None:
+        files = store(tmp_path / "files.h5", samples(n=420).assign(sha256="ff"))
+        with pytest.raises(ToolkitError, match=r"other files of the same names, such as"):
+            probe(codes, QUICK, seed=0, out=tmp_path / "out", against=files)
+        table = samples(n=420)
+        swapped = table.assign(split=table["split"].replace({"test": "unlabelled", "unlabelled": "test"}))
+        leaking = store(tmp_path / "leaking.h5", swapped)
+        with pytest.raises(ToolkitError, match=r"was trained on \d+ of the \d+ images that judge here"):
+            probe(codes, QUICK, seed=0, out=tmp_path / "out", against=leaking)
+
     def test_of_other_images_is_refused(self, codes: Codes, tmp_path: Path) -> None:
         fewer = store(tmp_path / "other.h5", samples(n=400))
         with pytest.raises(ToolkitError, match=r"other\.h5 lacks \d+ of the \d+ images.*encode the same images"):
