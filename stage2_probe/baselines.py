@@ -82,7 +82,7 @@ def of_store(codes: Codes, other: Codes, specs: Sequence[Spec], task: Task) -> l
     if len(missing):
         raise ToolkitError(
             f"{other.path} lacks {len(missing)} of the {len(rows)} images to compare on, such as "
-            f"{codes.manifest['id'].iat[int(missing[0])]!r}: encode the same images with that model"
+            f"{codes.manifest['id'].iat[int(missing[0])]!r}: encode the same images with a model of the same split"
         )
 
     mine, theirs = codes.manifest.iloc[rows], other.manifest.iloc[where[rows]]

@@ -222,7 +222,8 @@ def usage(counts: Sequence[int] | np.ndarray) -> str:
             ranks = np.unique(np.linspace(1, len(row), min(len(row), 600)).round().astype(int))  # 600 show every shape
             shares = 100 * np.sort(row)[::-1][ranks - 1] / max(row.sum(), 1)
             colour = PALETTE[level % len(PALETTE)]
-            axes.fill_between(ranks, shares, step="mid", color=colour, alpha=0.3, linewidth=0)
+            if len(rows) == 1:
+                axes.fill_between(ranks, shares, step="mid", color=colour, alpha=0.3, linewidth=0)
             name = "share of all codes" if len(rows) == 1 else f"residual code {level + 1}"
             axes.step(ranks, shares, where="mid", color=colour, linewidth=1.2, label=name)
         even = 100 / rows.shape[1]
