@@ -169,7 +169,7 @@ def test_codes_of_changed_data_are_refused(tmp_path: Path, write_pictures: Write
 def test_a_resumed_run_takes_new_settings_of_the_probe(done: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(done, tmp_path / "run"))
     toolkit("run", "digits", "--out", copy, "--resume", sets=[*SIZES, *PROBE, "probe.features=mean"])
-    assert results(copy)["probe"]["features"] == "mean"
+    assert results(copy)["probe"]["features"] == "mean of codes"
 
 
 def test_prepare_then_train_into_the_same_folder(tmp_path: Path, write_pictures: Write) -> None:

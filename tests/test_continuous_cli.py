@@ -25,6 +25,7 @@ SETS = [
     "vqvae.stride=4",
     "train.objective=reconstruct",
     "train.epochs=3",
+    "probe.features=vectors",
     "probe.labels=40",
     "probe.draws=4",
     "probe.curve=[10, 40]",

@@ -138,7 +138,7 @@ def test_usage_of_a_large_codebook_stays_small() -> None:
 
 
 def test_usage_of_residual_levels_and_of_no_codes() -> None:
-    assert {"residual level 0", "residual level 1"} <= set(texts(plots.usage(np.ones((2, 8)))))
+    assert {"residual code 1", "residual code 2"} <= set(texts(plots.usage(np.ones((2, 8)))))
     assert "even share (12 %)" in texts(plots.usage(np.zeros(8)))
 
 
