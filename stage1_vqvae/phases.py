@@ -6,6 +6,7 @@ The loop in train.py does everything else. A phase is a module, so that its stat
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,7 +40,7 @@ class Outcome:
     parts: dict[str, Tensor]  # scalars worth a column of the history
 
 
-class Phase(nn.Module):
+class Phase(nn.Module, ABC):
     """What the training loop needs to know. `model` is the model in the making, on its device."""
 
     name: ClassVar[str]  # also the title of its progress bar
@@ -61,20 +62,20 @@ class Phase(nn.Module):
     def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Before the first step: `images[rows]` (N, H, W, C) are those of the training."""
 
+    @abstractmethod
     def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
         """The loss of a uint8 batch (B, C, H, W); runs under autocast."""
-        raise NotImplementedError
 
     def after_step(self, *, generator: torch.Generator) -> None:
         """After the optimizer's step."""
 
+    @abstractmethod
     def progress(self, values: Mapping[str, float]) -> str:
         """A few words for the progress bar; `values` are loss and parts of the step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
         """After each epoch: figures for the history, of held-out images too."""
-        raise NotImplementedError
 
     def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
         """After the last step; called again where the training is killed meanwhile."""
