@@ -1,11 +1,15 @@
-"""The coarse level: a trunk that was trained to agree on two views of an image, and residual codes of its map.
+"""The coarse level: what is in the picture, as codes of a trunk that was trained to agree on two views of it.
 
 The codes come after the training, not within it: quantised inside the loop the same network carries much less
-(docs/experiments.md). Before that the map is whitened: its few strongest directions would own the codebook otherwise,
-and what tells classes apart is often not among them.
+(docs/experiments.md). They are transform codes: each codebook lives on a few principal components of the trunk's
+averaged map, as many as its bits can tell apart, and the sum of the codes is the vector. So a few bytes hold nearly all
+that the trunk knows, and five thousand images are enough to learn them, which residual codes in all components at once
+are not.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,60 +17,111 @@ from torch import Tensor, nn
 
 from toolkit_datasets.card import Card
 
+from .kmeans import kmeans
+from .nearest import nearest
 from .networks import trunk, trunk_width
 from .quantizer import Quantizer
 
-FLOOR = 1e-5
-"""Smallest variance of a principal component, as a share of the largest one's; one below it is noise and stays 0."""
+FLOOR = 1e-6
+"""Smallest variance of a principal component, as a share of the largest one's; one below it is noise and not coded."""
 
 
 class Coarse(nn.Module):
-    """Normalised images (B, C, H, W) -> latents (B, D, h, w), uncorrelated and of variance 1 over the training images.
+    """Normalised images (B, C, H, W) -> latents (B, D, g, g); over the training each channel has mean 0 and variance 1.
 
     Nothing in here learns by gradients: the trunk comes from the phase `agree`, the rest is fitted to its map.
     """
 
+    centre: Tensor  # (D, 1, 1) mean of the averaged map over the training images
+    scale: Tensor  # (D, 1, 1) one over its deviation; 0 for a channel that never fires
+
     def __init__(self, card: Card) -> None:
         super().__init__()
         settings = card.coarse
-        self.size, self.grid = card.coarse_size, card.coarse_size // settings.stride
-        channels = trunk_width(stride=settings.stride, width=settings.width)
-        dim = min(settings.dim, channels)
+        self.size, self.grid, self.mirrored = card.coarse_size, settings.grid, card.views.flip
         self.trunk = trunk(
             channels=card.image.channels, stride=settings.stride, width=settings.width, normed=False
         ).requires_grad_(False)
-        self.whiten = nn.Conv2d(channels, dim, 1).requires_grad_(False)
+        dim = trunk_width(stride=settings.stride, width=settings.width)
+        self.register_buffer("centre", torch.zeros(dim, 1, 1))
+        self.register_buffer("scale", torch.ones(dim, 1, 1))
         self.quantizer = Quantizer(settings.codebook_size, dim, depth=settings.depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Latents of normalised `images`."""
-        latents: Tensor = self.whiten(self.map(images)).float()
-        return latents
+        return (self.averaged(images) - self.centre) * self.scale
 
-    def map(self, images: Tensor) -> Tensor:
-        """The trunk's map (B, c, h, w) of normalised `images`."""
-        found: Tensor = self.trunk(shrink(images, self.size))
-        return found
+    def averaged(self, images: Tensor) -> Tensor:
+        """The trunk's map of normalised `images`, averaged over g x g cells: (B, D, g, g) float32.
+
+        Where left and right must not matter (`views.flip`), over the image and its mirror image too.
+        """
+        small = shrink(images, self.size)
+        found: Tensor = self.trunk(small)
+        if self.mirrored:
+            found = (found + self.trunk(small.flip(3)).flip(3)) / 2
+        return F.adaptive_avg_pool2d(found.float(), self.grid)
 
     @torch.no_grad()
-    def fit_whitening(self, points: Tensor) -> None:
-        """Whiten by the principal components of `points` (N, c) of the map, each channel standardised first.
+    def fit(self, points: Tensor, *, generator: torch.Generator) -> None:
+        """Standardise the channels by `points` (N, D) of the averaged map, and put the codebooks on what is left.
 
-        Signs are fixed, so that machines whose solvers differ in them still give the same codes.
+        Signs of the components are fixed, so that machines whose solvers differ in them still give the same codes.
         """
         deviation, mean = torch.std_mean(points, 0, correction=0)
-        fires = deviation > 1e-6 * deviation.max()  # a channel that never does is left out
+        fires = deviation > 1e-6 * deviation.max()
         scale = torch.where(fires, 1 / deviation, 0.0)
-        standard = ((points - mean) * scale).cpu().double()
-        variances, axes = torch.linalg.eigh(torch.cov(standard.t(), correction=0).reshape(points.shape[1], -1))
-        dim = self.whiten.out_channels
-        variances, axes = variances.flip(0)[:dim], axes.flip(1)[:, :dim]  # largest first
-        axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-        strength = torch.where(variances > FLOOR * variances[0], variances.clamp_min(1e-30).rsqrt(), 0.0)
-        whitener = (axes * strength).t().to(points) * scale  # (D, c)
-        self.whiten.weight.copy_(whitener[:, :, None, None])
-        assert self.whiten.bias is not None, "the map's mean is taken off by the bias"
-        self.whiten.bias.copy_(-whitener @ mean)
+        self.centre.copy_(mean[:, None, None])
+        self.scale.copy_(scale[:, None, None])
+        standard = (points - mean) * scale
+        axes = principal_axes(standard)
+        left = standard @ axes
+        floor = FLOOR * float(left.var(0, correction=0).max())
+        for depth in range(self.quantizer.depth):
+            variances = left.var(0, correction=0).double().cpu()
+            chosen = next_components(
+                variances, codes=self.quantizer.depth - depth, bits=math.log2(self.quantizer.codes), floor=floor
+            ).to(left.device)
+            centres, counts = kmeans(left[:, chosen].contiguous(), self.quantizer.codes, generator=generator)
+            self.quantizer.place(depth, centres @ axes[:, chosen].t(), counts)
+            left[:, chosen] -= centres[nearest(left[:, chosen].contiguous(), centres)]
+
+
+def principal_axes(points: Tensor) -> Tensor:
+    """Orthonormal axes (D, D) of `points` (N, D), that of the largest variance first, the largest entry positive."""
+    _, axes = torch.linalg.eigh(torch.cov(points.t().cpu().double(), correction=0).reshape(points.shape[1], -1))
+    axes = axes.flip(1)
+    signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    return torch.mul(axes, signs).to(points)
+
+
+def next_components(variances: Tensor, *, codes: int, bits: float, floor: float = 0.0) -> Tensor:
+    """Which components the next of `codes` codes of so many `bits` should take: those of most variance.
+
+    Reverse water-filling (Cover & Thomas, "Elements of Information Theory", 10.3): the best use of a number of bits
+    leaves the same error D in each component above D, at half the log2 of its variance over D in bits, and drops the
+    rest. The code takes components until they are worth its bits.
+
+    Args:
+        variances: (D,) of what is left to code.
+        codes: how many are still to come, this one included.
+        bits: of each code.
+        floor: components of no more variance are not coded.
+
+    Returns:
+        Their places, long, at least one.
+
+    >>> next_components(torch.tensor([1.0, 64.0, 16.0, 4.0]), codes=2, bits=3.0).tolist()
+    [1]
+    """
+    ordered, places = variances.sort(descending=True, stable=True)
+    logs = ordered.clamp_min(max(floor, 1e-30)).log2()
+    count = torch.arange(1, len(logs) + 1, dtype=logs.dtype)
+    levels = (logs.cumsum(0) - 2 * codes * bits) / count  # log2 D, were so many components coded
+    coded = max(1, int((logs > levels).sum()))  # true for the first ones, then false for all others
+    rates = (logs[:coded] - levels[coded - 1]) / 2
+    within = rates.cumsum(0) - rates / 2 <= bits  # most of it at least
+    return places[: max(1, int(within.sum()))]
 
 
 def shrink(images: Tensor, size: int) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .batches import load
@@ -53,7 +52,7 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
 
 @torch.no_grad()
 def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Whiten the coarse level's map and put its residual codes on k-means centres; they stay there.
+    """Fit scale and codebooks of the coarse level to its map; they stay there.
 
     Args:
         model: its coarse trunk is final; the rest of the coarse level is changed in place.
@@ -63,16 +62,17 @@ def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: in
     """
     coarse = model.coarse
     assert coarse is not None
-    per_image = coarse.grid**2
     generator = torch.Generator(model.mean.device).manual_seed(seed)
-
-    def raw(batch: Tensor) -> Tensor:
-        return coarse.map(model.normalise(batch)).float()
-
-    points = gather(raw, images, rows, wanted=MOST_COARSE_POINTS, per_image=per_image, seed=seed, generator=generator)
-    coarse.fit_whitening(points)
-    points = F.conv2d(points[:, :, None, None], coarse.whiten.weight, coarse.whiten.bias)[:, :, 0, 0]
-    coarse.quantizer.start(points, tokens_per_step=len(points), generator=generator)
+    points = gather(
+        lambda batch: coarse.averaged(model.normalise(batch)),
+        images,
+        rows,
+        wanted=MOST_COARSE_POINTS,
+        per_image=coarse.grid**2,
+        seed=seed,
+        generator=generator,
+    )
+    coarse.fit(points, generator=generator)
 
 
 def gather(

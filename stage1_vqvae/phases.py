@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from toolkit_datasets.card import Agree as AgreeSettings
 from toolkit_datasets.card import Card, Train
+from toolkit_datasets.progress import Progress
 
 from .assessment import perplexity, usage
-from .batches import load
+from .batches import load, padded
 from .coarse import shrink
 from .codebook_start import start_coarse, start_codebook
 from .model import COARSE, VQVAE
@@ -62,9 +63,12 @@ class Phase(nn.Module, ABC):
     def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Before the first step: `images[rows]` (N, H, W, C) are those of the training."""
 
+    def ready(self, images: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
+        """Before the first step and before going on with a training: compute what is no state."""
+
     @abstractmethod
-    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
-        """The loss of a uint8 batch (B, C, H, W); runs under autocast."""
+    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
+        """The loss of a uint8 batch (B, C, H, W), which is `rows` of the images; runs under autocast."""
 
     def after_step(self, *, generator: torch.Generator) -> None:
         """After the optimizer's step."""
@@ -97,12 +101,20 @@ class Reconstruct(Phase):
         self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
         self.register_buffer("restarted", torch.zeros((), dtype=torch.long))
         self._coded: Quantized | None = None
+        self._coarse = np.zeros(0)  # (N, R, g, g) the coarse codes of the training images, at their rows
 
     def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
         """The codebook starts on k-means centres of the untrained encoder's latents."""
         start_codebook(self.model, images, rows, batch_size=self.settings.batch_size, seed=self.card.seed)
 
-    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
+    def ready(self, images: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
+        """The coarse codes stay as they are: look them up once, and not in every epoch."""
+        if self.model.coarse:
+            self._coarse = coarse_codes(
+                self.model, images, rows, batch_size=self.card.encode.batch_size, progress=progress
+            )
+
+    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
         """Squared error over the training variance, plus beta x commitment."""
         model = self.model
         target = model.normalise(batch)
@@ -110,9 +122,8 @@ class Reconstruct(Phase):
         coded = model.quantizer(model.encoder(seen))
         vectors = {model.fine: coded.vectors}
         if model.coarse:
-            # In float32, as encoding does it: whitening would blow bfloat16's rounding up to other codes.
-            with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
-                vectors[COARSE] = model.coarse.quantizer(model.coarse(target)).vectors
+            indices = torch.from_numpy(self._coarse[rows]).to(target.device).long()
+            vectors[COARSE] = model.coarse.quantizer.lookup(indices)
         error = reconstruction(model.decoder(model.joined(vectors)), target)
         pull = commitment(coded)
         self._coded = coded
@@ -154,7 +165,7 @@ class Agree(Phase):
     """The coarse level: a trunk whose pooled map should be the same for two views of an image (SimCLR, 2020).
 
     The trunk learns with BatchNorm, behind its pooled map a projection that is dropped afterwards. `finish` folds the
-    trunk into the model, standardises its map and puts residual codes on it.
+    trunk into the model and puts codes on its map.
     """
 
     name, history = "agree", "history-agree.csv"
@@ -182,7 +193,7 @@ class Agree(Phase):
         """Trunk and projection; the model itself learns later."""
         return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))
 
-    def loss(self, batch: Tensor, *, generator: torch.Generator) -> Outcome:
+    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
         """NT-Xent of two views of each image."""
         card = self.card
         with torch.autocast(batch.device.type, enabled=False):  # places and colours in float32
@@ -209,12 +220,12 @@ class Agree(Phase):
         chosen = validation[np.linspace(0, len(validation) - 1, count).astype(int)]
         with torch.inference_mode():
             self.eval()
-            outcome = self.loss(load(images, chosen, device), generator=generator)
+            outcome = self.loss(load(images, chosen, device), chosen, generator=generator)
             self.train()
         return {"validation_loss": float(outcome.loss), "validation_agreement": float(outcome.parts["agreement"])}
 
     def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
-        """Freeze the trunk and put residual codes on its map."""
+        """Freeze the trunk and put codes on its map."""
         assert self.model.coarse is not None
         fold(self.trunk.eval(), self.model.coarse.trunk)
         start_coarse(self.model, images, rows, seed=self.card.seed)
@@ -222,6 +233,22 @@ class Agree(Phase):
 
 PHASES: dict[str, tuple[type[Phase], ...]] = {"reconstruct": (Reconstruct,), "agree": (Agree, Reconstruct)}
 """The phases of each objective, in order."""
+
+
+@torch.no_grad()
+def coarse_codes(
+    model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, progress: Progress
+) -> np.ndarray:
+    """Coarse codes of `images[rows]`, computed as encoding does it: (len(images), R, g, g), zeros elsewhere."""
+    assert model.coarse is not None
+    level = next(level for level in model.levels if level.name == COARSE)
+    codes = np.zeros((len(images), level.depth, level.height, level.width), level.index_dtype)
+    with progress.bar("coarse codes", len(rows), "images") as bar:
+        for part, batch in padded(images, rows, batch_size, model.mean.device):
+            indices = model.coarse.quantizer(model.coarse(model.normalise(batch))).indices
+            codes[part] = indices[: len(part)].cpu().numpy()
+            bar.update(len(part))
+    return codes
 
 
 def create(kind: type[Phase], model: VQVAE, card: Card, *, number: int) -> Phase:

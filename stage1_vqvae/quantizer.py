@@ -71,12 +71,16 @@ class Quantizer(nn.Module):
         for depth in range(self.depth):
             centres, counts = kmeans(left, self.codes, generator=generator)
             # A centre with few points counts as one token, so that its first token does not carry it away.
-            counts = (counts * (tokens_per_step / len(points))).clamp_min(1.0)
-            self.codebook[depth].copy_(centres)
-            self.counts[depth].copy_(counts)
-            self.sums[depth].copy_(centres * counts[:, None])
+            self.place(depth, centres, (counts * (tokens_per_step / len(points))).clamp_min(1.0))
             if depth + 1 < self.depth:
                 left = left - centres[nearest(left, centres)]
+
+    @torch.no_grad()
+    def place(self, depth: int, codes: Tensor, counts: Tensor) -> None:
+        """Make `codes` (K, D) the codebook of a depth, each with the weight of `counts` (K,) tokens."""
+        self.codebook[depth].copy_(codes)
+        self.counts[depth].copy_(counts)
+        self.sums[depth].copy_(codes * counts[:, None])
 
     @torch.no_grad()
     def update(self, quantized: Quantized, *, generator: torch.Generator) -> Tensor:

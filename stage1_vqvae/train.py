@@ -104,6 +104,7 @@ def train(
             saved = None
         else:
             phase.begin(images, training)
+        phase.ready(images, training, show)
 
         batches: list[np.ndarray] = []
         with show.bar(phase.name, epochs * len(training), "images") as bar, Interrupt() as interrupt:
@@ -118,11 +119,12 @@ def train(
                     group["lr"] = rate
 
                 # forward, in bfloat16 where the device computes in it; quantisers stay in float32
-                batch = load(images, batches[place_in_epoch], place)
+                rows = batches[place_in_epoch]
+                batch = load(images, rows, place)
                 generator = torch.Generator(place).manual_seed(seed_of(card.seed, state.phase, step))
                 phase.train()
                 with torch.autocast(place.type, dtype=dtype, enabled=dtype != torch.float32):
-                    outcome = phase.loss(batch, generator=generator)
+                    outcome = phase.loss(batch, rows, generator=generator)
                 parts = {"loss": outcome.loss, **outcome.parts}
                 values = {name: float(value.detach()) for name, value in parts.items()}
                 for name, value in values.items():

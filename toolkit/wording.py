@@ -45,9 +45,8 @@ def model_text(card: Card, learners: int) -> str:
     text = f"{side}x{side} codes from {depth}{fine.codebook_size} ({fine.code_dim} dimensions)"
     if card.train.objective == "reconstruct":
         return f"VQ-VAE of {text}; {card.train.epochs} epochs"
-    side = card.coarse_size // coarse.stride
     return (
-        f"VQ-VAE of {side}x{side} coarse codes from {coarse.depth} x {coarse.codebook_size} ({coarse.dim} dimensions) "
+        f"VQ-VAE of {coarse.grid}x{coarse.grid} coarse codes from {coarse.depth} x {coarse.codebook_size} "
         f"that two views agree on, {card.agree.epochs_for(learners)} epochs; and of {text}, {card.train.epochs} epochs"
     )
 

@@ -147,16 +147,14 @@ class Agree(Part):
 
 
 class Coarse(Part):
-    """The coarse level of objective `agree`: what is in the picture, at a few places."""
+    """The coarse level of objective `agree`: what is in the picture, in a few bytes."""
 
-    size: int = Field(
-        64, ge=8
-    )  # px: larger images are seen at this size: the convolutions' time does not grow with theirs
-    stride: Literal[4, 8, 16, 32] = 16  # pixels per code along each side
+    size: int = Field(64, ge=8)  # px: larger images are seen at this size, so that they take no more time
+    stride: Literal[4, 8, 16, 32] = 16  # of the trunk
     width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
-    dim: int = Field(32, ge=1)  # of the codes: so many whitened principal components of the map
-    codebook_size: int = Field(512, ge=2, le=65536)
-    depth: int = Field(4, ge=1)  # residual codes at each place
+    grid: int = Field(1, ge=1)  # places with codes along each side; 1: the image as a whole
+    codebook_size: int = Field(256, ge=2, le=65536)
+    depth: int = Field(32, ge=1)  # codes at each place, each from a codebook of its own
 
 
 class VQVAE(Part):
@@ -223,20 +221,23 @@ class Card(Part):
                 "choose a multiple, such as "
                 f"{max(1, round(self.image.size / self.vqvae.stride)) * self.vqvae.stride}"
             )
-        if self.train.objective == "agree" and self.coarse_size % self.coarse.stride:
-            raise ValueError(
-                f"the coarse level sees images of {self.coarse_size} px, which coarse.stride = {self.coarse.stride} "
-                "does not divide: set coarse.stride or coarse.size"
-            )
-        if (
-            self.train.objective == "agree"
-            and self.coarse_size // self.coarse.stride > self.image.size // self.vqvae.stride
-        ):
-            raise ValueError(
-                f"coarse.stride = {self.coarse.stride} gives more codes to a side than vqvae.stride = "
-                f"{self.vqvae.stride}: the coarse level must not be finer, set coarse.stride to a multiple"
-            )
+        if self.train.objective == "agree":
+            self._coarse_fits()
         return self
+
+    def _coarse_fits(self) -> None:
+        size, coarse = self.coarse_size, self.coarse
+        if size % coarse.stride:
+            raise ValueError(
+                f"the coarse level sees images of {size} px, which coarse.stride = {coarse.stride} does not divide: "
+                "set coarse.stride or coarse.size"
+            )
+        largest = min(size // coarse.stride, self.image.size // self.vqvae.stride)
+        if coarse.grid > largest:
+            raise ValueError(
+                f"coarse.grid = {coarse.grid} is finer than the trunk's map or the fine codes: "
+                f"set it to {largest} or less"
+            )
 
     @property
     def split_seed(self) -> int:
