@@ -1,10 +1,13 @@
-"""The coarse level: what is in the picture, as codes of a trunk that was trained to agree on two views of it.
+"""The coarse level: what is in the picture, in a few dozen bytes.
+
+It reads two things and codes them together: the averaged map of a trunk that was trained to agree on two views of a
+picture, and which small patterns occur where (patterns.py). Two views agree on what a picture shows; the patterns hold
+what was lost on the way there.
 
 The codes come after the training, not within it: quantised inside the loop the same network carries much less
-(docs/experiments.md). They are transform codes: each codebook lives on a few principal components of the trunk's
-averaged map, as many as its bits can tell apart, and the sum of the codes is the vector. So a few bytes hold nearly all
-that the trunk knows, and five thousand images are enough to learn them, which residual codes in all components at once
-are not.
+(docs/experiments.md). They are transform codes: each codebook lies in a few principal components, as many as its bits
+can tell apart, and the sum of the codes is the vector. Five thousand images are enough to learn them, which residual
+codes in all components at once are not.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from toolkit_datasets.card import Card
 from .kmeans import kmeans
 from .nearest import nearest
 from .networks import trunk, trunk_width
+from .patterns import Patterns
 from .quantizer import Quantizer
 
+CELLS = 2  # along each side of a place: the patterns of each are counted by themselves
 FLOOR = 1e-6
 """Smallest variance of a principal component, as a share of the largest one's; one below it is noise and not coded."""
 
@@ -29,10 +34,11 @@ FLOOR = 1e-6
 class Coarse(nn.Module):
     """Normalised images (B, C, H, W) -> latents (B, D, g, g); over the training each channel has mean 0 and variance 1.
 
-    Nothing in here learns by gradients: the trunk comes from the phase `agree`, the rest is fitted to its map.
+    Channels are the trunk's, then 4 for each pattern, one for each quarter of a place. Nothing in here learns by
+    gradients: the trunk comes from the phase `agree`, the rest is fitted to the images.
     """
 
-    centre: Tensor  # (D, 1, 1) mean of the averaged map over the training images
+    centre: Tensor  # (D, 1, 1) mean of each channel over the training images
     scale: Tensor  # (D, 1, 1) one over its deviation; 0 for a channel that never fires
 
     def __init__(self, card: Card) -> None:
@@ -42,29 +48,35 @@ class Coarse(nn.Module):
         self.trunk = trunk(
             channels=card.image.channels, stride=settings.stride, width=settings.width, normed=False
         ).requires_grad_(False)
-        dim = trunk_width(stride=settings.stride, width=settings.width)
+        self.patterns = Patterns(card.image.channels, settings.patterns) if settings.patterns else None
+        dim = trunk_width(stride=settings.stride, width=settings.width) + CELLS**2 * settings.patterns
         self.register_buffer("centre", torch.zeros(dim, 1, 1))
         self.register_buffer("scale", torch.ones(dim, 1, 1))
         self.quantizer = Quantizer(settings.codebook_size, dim, depth=settings.depth)
 
     def forward(self, images: Tensor) -> Tensor:
         """Latents of normalised `images`."""
-        return (self.averaged(images) - self.centre) * self.scale
+        return (self.measured(images) - self.centre) * self.scale
 
-    def averaged(self, images: Tensor) -> Tensor:
-        """The trunk's map of normalised `images`, averaged over g x g cells: (B, D, g, g) float32.
+    def measured(self, images: Tensor) -> Tensor:
+        """The channels of normalised `images` as they come, (B, D, g, g) float32.
 
-        Where left and right must not matter (`views.flip`), over the image and its mirror image too.
+        Where left and right must not matter (`views.flip`) the trunk's are the mean over the image and its mirror
+        image. Not so the patterns: a slope and its opposite would become one.
         """
         small = shrink(images, self.size)
-        found: Tensor = self.trunk(small)
+        shown: Tensor = self.trunk(small)
         if self.mirrored:
-            found = (found + self.trunk(small.flip(3)).flip(3)) / 2
-        return F.adaptive_avg_pool2d(found.float(), self.grid)
+            shown = (shown + self.trunk(small.flip(3)).flip(3)) / 2
+        shown = F.adaptive_avg_pool2d(shown.float(), self.grid)
+        if self.patterns is None:
+            return shown
+        answers = F.pixel_unshuffle(self.patterns(small, grid=CELLS * self.grid), CELLS)
+        return torch.cat([shown, answers], 1)
 
     @torch.no_grad()
     def fit(self, points: Tensor, *, generator: torch.Generator) -> None:
-        """Standardise the channels by `points` (N, D) of the averaged map, and put the codebooks on what is left.
+        """Standardise the channels by `points` (N, D) as they come, and put the codebooks on the outcome.
 
         Signs of the components are fixed, so that machines whose solvers differ in them still give the same codes.
         """

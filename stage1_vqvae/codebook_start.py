@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .batches import load
+from .coarse import shrink
 from .model import VQVAE
+from .patterns import some_patches
 from .quantizer import tokens
 
 POINTS_PER_CODE = 32  # more hardly move the centres
 FEWEST_IMAGES = 64  # so that one image's background does not become the codebook
 LONGEST_BATCH = 64  # images encoded at a time
 START = 2**31  # second part of the random seed, apart from every epoch's number
-MOST_COARSE_POINTS = 2**16  # 64 MB at 256 channels
+MOST_COARSE_POINTS = 2**14  # 50 MB at 768 channels
+MOST_PATCHES, PATCHES_PER_IMAGE = 2**17, 20  # 57 MB of 6x6 px in colour
 MOST_POINTS = 2**18  # bounds time and memory for large codebooks: 64 MB at D = 64
 
 
@@ -52,7 +56,7 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
 
 @torch.no_grad()
 def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Fit scale and codebooks of the coarse level to its map; they stay there.
+    """Fit patterns, scale and codebooks of the coarse level to the images; they stay there.
 
     Args:
         model: its coarse trunk is final; the rest of the coarse level is changed in place.
@@ -63,14 +67,20 @@ def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: in
     coarse = model.coarse
     assert coarse is not None
     generator = torch.Generator(model.mean.device).manual_seed(seed)
+    common: dict[str, Any] = {"images": images, "rows": rows, "seed": seed, "generator": generator}
+    patterns = coarse.patterns
+    if patterns:
+
+        def patches(batch: Tensor) -> Tensor:
+            small = shrink(model.normalise(batch), coarse.size)
+            return some_patches(small, PATCHES_PER_IMAGE, generator=generator)
+
+        patterns.fit(gather(patches, wanted=MOST_PATCHES, per_image=PATCHES_PER_IMAGE, **common), generator=generator)
     points = gather(
-        lambda batch: coarse.averaged(model.normalise(batch)),
-        images,
-        rows,
+        lambda batch: coarse.measured(model.normalise(batch)),
         wanted=MOST_COARSE_POINTS,
         per_image=coarse.grid**2,
-        seed=seed,
-        generator=generator,
+        **common,
     )
     coarse.fit(points, generator=generator)
 

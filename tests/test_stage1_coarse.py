@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from stage1_vqvae.coarse import Coarse, next_components, principal_axes
+from stage1_vqvae.patterns import Patterns, even_contrast, some_patches
 from stage1_vqvae.quantizer import Quantizer
 from toolkit_datasets.card import load_card
 
@@ -23,7 +25,13 @@ def points(n: int, seed: int = 0) -> Tensor:
 
 def coarse(depth: int, codes: int = 64) -> Coarse:
     """A coarse level whose trunk has 32 channels."""
-    sets = [f"coarse.depth={depth}", f"coarse.codebook_size={codes}", "coarse.width=8", "coarse.stride=8"]
+    sets = [
+        f"coarse.depth={depth}",
+        f"coarse.codebook_size={codes}",
+        "coarse.width=8",
+        "coarse.stride=8",
+        "coarse.patterns=0",
+    ]
     return Coarse(load_card("folder", ["train.objective=agree", *sets]))
 
 
@@ -113,3 +121,57 @@ def test_channels_that_never_fire_are_left_out() -> None:
     assert (level.scale[3:] == 0).all()
     assert level.quantizer.codebook[:, :, 3:].abs().max() < 1e-5
     assert error(level, x) < 0.01
+
+
+def photographs() -> Tensor:
+    """Two real photographs, in 80 crops of 32 px with mean 0 and variance 1: (80, 3, 32, 32)."""
+    from sklearn.datasets import load_sample_images
+
+    found = []
+    for image in load_sample_images().images:
+        whole = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
+        found.append(whole[:, :160, :256].unfold(1, 32, 32).unfold(2, 32, 32).permute(1, 2, 0, 3, 4).flatten(0, 1))
+    crops = torch.cat(found)
+    return (crops - crops.mean()) / crops.std()
+
+
+def fitted(count: int = 16) -> tuple[Patterns, Tensor]:
+    images = photographs()
+    patterns, random = Patterns(3, count), torch.Generator().manual_seed(0)
+    patches = some_patches(images, 40, generator=random)
+    patterns.fit(patches.flatten(2).transpose(1, 2).flatten(0, 1), generator=random)
+    return patterns, images
+
+
+def test_patterns_answer_as_their_definition_says() -> None:
+    patterns, images = fitted()
+    white = (even_contrast(F.unfold(images, 6, stride=2).transpose(1, 2)) - patterns.centre) @ patterns.whitener
+    distances = torch.cdist(white, patterns.patterns.expand(len(white), -1, -1))
+    expected = (distances.mean(2, keepdim=True) - distances).clamp_min(0).transpose(1, 2).unflatten(2, (14, 14))
+    assert torch.allclose(patterns(images, grid=2), F.adaptive_avg_pool2d(expected, 2), atol=1e-5)
+
+
+def test_patterns_do_not_see_brightness_and_hardly_contrast() -> None:
+    patterns, images = fitted()
+    here = patterns(images, grid=1)
+    assert torch.allclose(patterns(images + 0.5, grid=1), here, atol=1e-4)
+    assert (patterns(images * 2, grid=1) - here).abs().mean() < 0.2 * here.std()
+    stripes = torch.sin(torch.arange(32.0) * 1.5).expand(1, 3, 32, 32)
+    lying, standing = patterns(stripes, grid=1).flatten(), patterns(stripes.transpose(2, 3), grid=1).flatten()
+    assert lying.argmax() != standing.argmax()
+
+
+def test_whitened_patches_are_uncorrelated() -> None:
+    patterns, images = fitted()
+    patches = even_contrast(F.unfold(images, 6).transpose(1, 2).flatten(0, 1))
+    spread = torch.linalg.eigvalsh(torch.cov((patches @ patterns.whitener).t()))
+    before = torch.linalg.eigvalsh(torch.cov(patches.t()))
+    assert spread.max() < 1.5
+    assert before.max() > 20
+
+
+def test_patches_are_those_of_the_image() -> None:
+    image = torch.arange(3 * 8 * 8).view(1, 3, 8, 8).float()
+    every = F.unfold(image, 6).squeeze(0).t()
+    for patch in some_patches(image, 5, generator=torch.Generator().manual_seed(0))[0, :, 0].t():
+        assert (every == patch).all(1).any()
