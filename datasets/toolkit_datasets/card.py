@@ -155,7 +155,7 @@ class Coarse(Part):
     patterns: int = Field(128, ge=0)  # small patterns that are looked for beside what the trunk sees
     grid: int = Field(1, ge=1)  # places with codes along each side; 1: the image as a whole
     codebook_size: int = Field(256, ge=2, le=65536)
-    depth: int = Field(32, ge=1)  # codes at each place, each from a codebook of its own
+    depth: int = Field(64, ge=1)  # codes at each place, each from a codebook of its own: 64 bytes
 
 
 class VQVAE(Part):
