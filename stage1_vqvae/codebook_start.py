@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,11 +54,34 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
 
 
 @torch.no_grad()
+def learn_patterns(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
+    """Fit the patterns of the coarse level, where it has any, to patches of `images[rows]` (N, H, W, C) uint8.
+
+    `seed` decides which images, which patches and which start.
+    """
+    coarse = model.coarse
+    assert coarse is not None
+    if coarse.patterns is None:
+        return
+    generator = torch.Generator(model.mean.device).manual_seed(seed)
+    patches = gather(
+        lambda batch: some_patches(shrink(model.normalise(batch), coarse.size), PATCHES_PER_IMAGE, generator=generator),
+        images,
+        rows,
+        wanted=MOST_PATCHES,
+        per_image=PATCHES_PER_IMAGE,
+        seed=seed,
+        generator=generator,
+    )
+    coarse.patterns.fit(patches, generator=generator)
+
+
+@torch.no_grad()
 def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Fit patterns, scale and codebooks of the coarse level to the images; they stay there.
+    """Fit scale and codebooks of the coarse level to what it measures; they stay there.
 
     Args:
-        model: its coarse trunk is final; the rest of the coarse level is changed in place.
+        model: its trunk and patterns are final; the rest of the coarse level is changed in place.
         images: (N, H, W, C) uint8.
         rows: the images to learn from.
         seed: decides which images and which start.
@@ -67,20 +89,14 @@ def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: in
     coarse = model.coarse
     assert coarse is not None
     generator = torch.Generator(model.mean.device).manual_seed(seed)
-    common: dict[str, Any] = {"images": images, "rows": rows, "seed": seed, "generator": generator}
-    patterns = coarse.patterns
-    if patterns:
-
-        def patches(batch: Tensor) -> Tensor:
-            small = shrink(model.normalise(batch), coarse.size)
-            return some_patches(small, PATCHES_PER_IMAGE, generator=generator)
-
-        patterns.fit(gather(patches, wanted=MOST_PATCHES, per_image=PATCHES_PER_IMAGE, **common), generator=generator)
     points = gather(
         lambda batch: coarse.measured(model.normalise(batch)),
+        images,
+        rows,
         wanted=MOST_COARSE_POINTS,
         per_image=coarse.grid**2,
-        **common,
+        seed=seed,
+        generator=generator,
     )
     coarse.fit(points, generator=generator)
 

@@ -110,7 +110,7 @@ def random_codes(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What the architecture gives without training: the baseline that says what the learning was good for.
 
-    The convolutions are random; brightness and codebooks come from `fit_rows`, as at the start of a training.
+    Convolutions and patterns are random; brightness and codebooks come from `fit_rows`, as at the start of a training.
 
     Returns:
         By level: indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32.

@@ -31,7 +31,7 @@ class Patterns(nn.Module):
         dim = channels * PATCH**2
         self.register_buffer("centre", torch.zeros(dim))
         self.register_buffer("whitener", torch.eye(dim))
-        self.register_buffer("patterns", torch.randn(count, dim))
+        self.register_buffer("patterns", F.normalize(torch.randn(count, dim)))
 
     def forward(self, images: Tensor, *, grid: int) -> Tensor:
         """Mean answers (B, K, grid, grid) >= 0."""

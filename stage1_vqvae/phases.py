@@ -22,7 +22,7 @@ from toolkit_datasets.progress import Progress
 from .assessment import perplexity, usage
 from .batches import load, padded
 from .coarse import shrink
-from .codebook_start import start_coarse, start_codebook
+from .codebook_start import learn_patterns, start_coarse, start_codebook
 from .model import COARSE, VQVAE
 from .networks import fold, trunk, trunk_width
 from .objectives import agreement, commitment, corrupted, reconstruction
@@ -165,7 +165,7 @@ class Agree(Phase):
     """The coarse level: a trunk whose pooled map should be the same for two views of an image (SimCLR, 2020).
 
     The trunk learns with BatchNorm, behind its pooled map a projection that is dropped afterwards. `finish` folds the
-    trunk into the model and puts codes on its map.
+    trunk into the model and completes the coarse level.
     """
 
     name, history = "agree", "history-agree.csv"
@@ -225,9 +225,10 @@ class Agree(Phase):
         return {"validation_loss": float(outcome.loss), "validation_agreement": float(outcome.parts["agreement"])}
 
     def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
-        """Freeze the trunk and put codes on its map."""
+        """Freeze the trunk, learn the patterns, and put codes on both."""
         assert self.model.coarse is not None
         fold(self.trunk.eval(), self.model.coarse.trunk)
+        learn_patterns(self.model, images, rows, seed=self.card.seed)
         start_coarse(self.model, images, rows, seed=self.card.seed)
 
 
