@@ -142,6 +142,12 @@ def test_usage_of_residual_levels_and_of_no_codes() -> None:
     assert "even share (12 %)" in texts(plots.usage(np.zeros(8)))
 
 
+def test_usage_of_many_codebooks_is_their_median_and_range() -> None:
+    found = texts(plots.usage(np.random.default_rng(0).integers(1, 9, (64, 256))))
+    assert {"median of 64 codebooks", "range"} <= set(found)
+    assert not any(word.startswith("residual") for word in found)
+
+
 @pytest.mark.parametrize("columns", [["epoch", "loss"], ["epoch", "psnr"], ["epoch"]])
 def test_loss_draws_what_there_is(columns: list[str]) -> None:
     assert parsed(plots.loss_svg(history()[columns])).tag == "svg"

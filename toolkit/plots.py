@@ -214,18 +214,26 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def usage(counts: Sequence[int] | np.ndarray) -> str:
-    """Draw how often each code is used, most used first, against an even share; SVG. `counts` is (K,) or (R, K)."""
+    """Draw how often each code is used, most used first, against an even share; SVG. `counts` is (K,) or (R, K).
+
+    Up to four codebooks have a line each; of more there is the median, and the range of all.
+    """
     rows = np.atleast_2d(np.asarray(counts, dtype=float))  # (R, K)
+    ranks = np.unique(np.linspace(1, rows.shape[1], min(rows.shape[1], 600)).round().astype(int))  # show every shape
+    shares = 100 * np.sort(rows)[:, ::-1][:, ranks - 1] / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     with styled("usage"):
         figure, axes = new_figure(2.7)
-        for level, row in enumerate(rows):
-            ranks = np.unique(np.linspace(1, len(row), min(len(row), 600)).round().astype(int))  # 600 show every shape
-            shares = 100 * np.sort(row)[::-1][ranks - 1] / max(row.sum(), 1)
-            colour = PALETTE[level % len(PALETTE)]
-            if len(rows) == 1:
-                axes.fill_between(ranks, shares, step="mid", color=colour, alpha=0.3, linewidth=0)
-            name = "share of all codes" if len(rows) == 1 else f"residual code {level + 1}"
-            axes.step(ranks, shares, where="mid", color=colour, linewidth=1.2, label=name)
+        if len(rows) > 4:
+            low, high = shares.min(axis=0), shares.max(axis=0)
+            axes.fill_between(ranks, low, high, step="mid", color=PALETTE[0], alpha=0.25, linewidth=0, label="range")
+            lines = {f"median of {len(rows)} codebooks": np.median(shares, axis=0)}
+        elif len(rows) > 1:
+            lines = {f"residual code {depth + 1}": each for depth, each in enumerate(shares)}
+        else:
+            axes.fill_between(ranks, shares[0], step="mid", color=PALETTE[0], alpha=0.3, linewidth=0)
+            lines = {"share of all codes": shares[0]}
+        for order, (name, each) in enumerate(lines.items()):
+            axes.step(ranks, each, where="mid", color=PALETTE[order], linewidth=1.2, label=name)
         even = 100 / rows.shape[1]
         axes.axhline(even, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label=f"even share ({even:.2g} %)")
         axes.set_xlim(0.5, rows.shape[1] + 0.5)
