@@ -375,7 +375,7 @@ def card_from(data: Mapping[str, Any], overrides: Sequence[str] = (), *, seed: i
                 f"{origin}: unknown key {key!r}. Known keys{f' of [{table}]' if table else ''}: "
                 + ", ".join(_known_keys(problem["loc"][:-1]))
             ) from None
-        value = f" = {problem['input']!r}" if key else ""
+        value = f" = {problem['input']!r}" if key and not isinstance(problem["input"], dict) else ""
         message = problem["msg"].removeprefix("Value error, ")
         raise ToolkitError(f"{origin}: {key}{value}: {message}" if key else f"{origin}: {message}") from None
 

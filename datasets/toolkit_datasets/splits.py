@@ -100,8 +100,8 @@ def assign_groups(samples: pd.DataFrame, split: Split, seed: int, *, kind: Kind 
 
     * `unlabelled` takes groups by rank and site, whether or not they have a label: so training is the same for sex,
       age, and no table at all.
-    * `labelled` takes labelled groups from the rest, `test` any: unseen people can judge reconstructions without a
-      label. Both are stratified by label and site.
+    * `labelled` takes labelled groups from the rest; `test` too, and then any: unseen people can judge reconstructions
+      without a label. Both are stratified by label and site. Where labels are scarce, the pool gets its share of them.
 
     Raises:
         ToolkitError: a split wants more than there is.
@@ -123,19 +123,23 @@ def assign_groups(samples: pd.DataFrame, split: Split, seed: int, *, kind: Kind 
     left = {unit.rank for unit in rest}
     rest = [unit for unit in learners if unit.rank in left]
     named = [unit for unit in rest if unit.label]
-    if isinstance(split.labelled, float):  # without a table, or with gaps in it, the pool is what there is
-        pool = min(pool or 0, len(named))
     strata = _binned if kind == "continuous" else list
+    if isinstance(split.labelled, float) and pool:
+        judging = 0 if split.test_part else len(rest) - pool if test is None else test
+        pool = min(pool, len(named) * pool // max(1, pool + judging))
+    if pool is None and not split.test_part:
+        pool = max(0, len(named) - (test or 0))
+    _enough(samples, pool or 0, len(named), "split.labelled", unit="labelled groups")
     if split.test_part:
         _enough(samples, test or 0, len(judges), "split.test", unit="groups")
-        _take_stratified(judges, test, out, "test")
-    else:
-        _enough(samples, (pool or 0) + (test or 0), len(rest), "split.labelled + split.test", unit="groups")
-    _enough(samples, pool or 0, len(named), "split.labelled", unit="labelled groups")
-    not_taken = {unit.rank for unit in _take_stratified(strata(named), pool, out, "labelled")}
-    if not split.test_part:
-        free = [unit for unit in rest if not unit.label or unit.rank in not_taken]
-        _take_stratified(strata(free), test, out, "test")
+        _take_stratified(strata(named), pool, out, "labelled")
+        _take_stratified(strata(judges), test, out, "test")
+        return pd.Series(out, index=samples.index)
+    _enough(samples, (pool or 0) + (test or 0), len(rest), "split.labelled + split.test", unit="groups")
+    judges = _take_stratified(strata(named), pool, out, "labelled")
+    wanted = len(rest) if test is None else test
+    _take_stratified(judges, min(wanted, len(judges)), out, "test")
+    _take_stratified([unit for unit in rest if not unit.label], max(0, wanted - len(judges)), out, "test")
     return pd.Series(out, index=samples.index)
 
 
@@ -237,7 +241,7 @@ def _enough(samples: pd.DataFrame, wanted: int, there: int, key: str, *, unit: s
     what = unit or ("decoded images" if key == "split.unlabelled" else "labelled images left for it")
     raise ToolkitError(
         f"{key} wants {wanted:,} {unit or 'samples'}, but there are only {there:,} {what} "
-        f"({len(samples):,} files, {skipped:,} skipped). "
+        f"({len(samples):,} {'samples' if unit else 'files'}, {skipped:,} skipped). "
         "Ask for fewer with --set split.unlabelled=N, split.labelled=N, split.test=N, "
         "or try a smaller run with --limit N."
     )

@@ -69,8 +69,8 @@ def read_table(path: Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix in SPREADSHEETS:
-            sheet: pd.DataFrame = pd.read_excel(path, dtype=object)
-            data = sheet.map(_text)
+            sheet = _old_sheet(path) if suffix == ".xls" else pd.read_excel(path, dtype=object, engine="openpyxl")
+            data: pd.DataFrame = sheet.map(_text)
         else:
             separator: Any = "\t" if suffix == ".tsv" else None
             data = pd.read_csv(
@@ -88,6 +88,15 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ToolkitError(f"the label table {path} cannot be read as {kind}: {error}") from None
     data = data.apply(lambda column: column.fillna("").str.strip())
     return data.set_axis([str(column).strip() for column in data.columns], axis="columns")
+
+
+def _old_sheet(path: Path) -> pd.DataFrame:
+    """The first sheet of an .xls file; by xlrd itself, since pandas is about to forget it."""
+    import xlrd
+
+    sheet = xlrd.open_workbook(str(path)).sheet_by_index(0)
+    head, *rows = [sheet.row_values(row) for row in range(sheet.nrows)] or [[]]
+    return pd.DataFrame(rows, columns=[str(name) for name in head], dtype=object)
 
 
 def join_table(samples: pd.DataFrame, table: Path, labels: Labels, *, keep_labels: bool = False) -> Joined:
