@@ -124,12 +124,16 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
 
 
 def write_sheet(prepared: Prepared, path: Path) -> None:
-    """A contact sheet of images spread evenly over the table, as a model would see them."""
+    """A contact sheet of images spread evenly over the table, as a model sees them; of volumes, their planes too."""
     from toolkit_datasets.atomic import output_folder
 
     from .plots import contact_sheet
+    from .volume_sheet import write_volume_sheet
 
     output_folder(path.parent)
+    if prepared.scan is not None and prepared.scan.volumes is not None:
+        write_volume_sheet(prepared, path)
+        return
     rows = np.flatnonzero((prepared.samples["status"] == "ok").to_numpy())
     rows = rows[np.linspace(0, len(rows) - 1, min(SHEET_IMAGES, len(rows))).astype(int)]
     samples = prepared.samples.iloc[rows]
