@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,27 @@ def test_no_volumes_names_the_pattern_and_what_is_there_instead(tmp_path: Path) 
     (bad / "a.nii").write_text("x")
     with pytest.raises(ToolkitError, match=r"none of the 1 volumes .*a\.nii: not a NIfTI file"):
         prepare(card(), bad)
+
+
+def test_the_commands_of_the_page_run_as_they_stand_there(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "volumes.md").read_text(encoding="utf-8")
+    lines = [line for block in page.split("```console\n")[1:] for line in block.partition("```")[0].splitlines()]
+    assert len(lines) == 6
+    cohort.rename(tmp_path / "IXI")
+    rows = [f"{i},{1 + i % 2},{20 + i}" for i in range(2, 14)]
+    (tmp_path / "IXI" / "IXI.csv").write_text("\n".join(["IXI_ID,SEX_ID,AGE", *rows]))
+    monkeypatch.chdir(tmp_path)
+    small = ["image.size=32", "slices.count=4", "split.unlabelled=0.4", "split.labelled=0.35"]
+    short = ["train.epochs=1", "vqvae.width=8", "vqvae.codebook_size=8", "probe.labels=4", "probe.draws=2"]
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ toolkit "))
+        sets = [*small, *short, "probe.baselines=[]", "probe.curve=[]"] if words[0] == "run" else small
+        toolkit(*words, sets=sets)
+    assert Path("ixi.png").is_file()
+    assert Path("runs/age/report.html").is_file()
+    assert list(Path("ixi-slices").glob("test/male/*_s00?_male.png"))
 
 
 @pytest.fixture
