@@ -35,7 +35,7 @@ def cards_page() -> str:
         "line: `--set table.key=value`.\n",
         "Patterns are regular expressions on the relative path, tried in order. Their named groups: `label`, `number` "
         "(goes into file names), `part` (the publisher's split), `site` (balanced in splits), and the one that "
-        "`split.group` names. Volumes that fit no pattern are left alone; see [volumes](volumes.md).\n",
+        "`split.group` names. How volumes become slices: [volumes](volumes.md).\n",
         "Split sizes are counts, shares of the labelled images, or `rest`. Images without a label always join "
         "`unlabelled` first; duplicates and groups lie on one side. For volumes sizes count subjects, and shares are "
         "of all of them.\n",

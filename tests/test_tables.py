@@ -122,9 +122,9 @@ def test_an_id_column_that_does_not_fit_shows_both_sides(tmp_path: Path) -> None
 
 
 def test_ids_may_be_whole_names_of_files(tmp_path: Path) -> None:
-    """Another table of the same cohort names scans: `IXI013-Guys-0013-T1`."""
+    """Other tables of the same cohort name scans: `IXI013-Guys-0013-T1`, with and without the contrast."""
     table = tmp_path / "demog.csv"
-    table.write_text("ID,Age,Sex\nIXI013-Guys-0013-T1,46.71,M\nIXI014-HH-0014-T1,34.24,F\n")
+    table.write_text("ID,Age,Sex\nIXI013-Guys-0013-T1,46.71,M\nIXI014-HH-0014,34.24,F\n")
     card = ixi("labels.id_column=ID", "labels.column=Sex", "labels.names={M='male'}")
     labels, _ = labels_of(card, tmp_path, table)
     assert (labels["IXI013"], labels["IXI014"], labels["IXI002"]) == ("male", "F", "")

@@ -15,6 +15,7 @@ from commands import toolkit
 
 from toolkit_datasets import volumes
 from toolkit_datasets.card import Card, card_from, load_card
+from toolkit_datasets.codes import open_codes
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.intensity import window_of
 from toolkit_datasets.prepare import prepare
@@ -219,6 +220,20 @@ def test_ids_of_volumes_lose_both_suffixes(tmp_path: Path) -> None:
     (tmp_path / "x" / "c.nii.gz").rename(tmp_path / "x" / "c.NII.GZ")
     samples = prepare(card(count=1), tmp_path, split=False).samples
     assert samples["id"].tolist() == ["a", "b.nii", "b.nii.gz", "x/c"]
+
+
+def test_another_cohort_is_encoded_by_a_trained_model_whatever_its_names(cohort: Path, tmp_path: Path) -> None:
+    """The preprocessing is that of the run; names that the card does not know are subjects of their own."""
+    sets = ["image.size=32", "slices.count=4", "train.epochs=1", "vqvae.width=8", "vqvae.codebook_size=8"]
+    toolkit("train", "ixi", "--data", cohort, "--out", tmp_path / "run", sets=sets)
+    for i in range(2):
+        phantoms.save(
+            tmp_path / "new" / f"patient-{i}.nii", phantoms.head((50, 60, 70), seed=90 + i), spacing=(3, 3, 3)
+        )
+    toolkit("encode", tmp_path / "run", "--data", tmp_path / "new", "--out", tmp_path / "codes")
+    manifest = open_codes(tmp_path / "codes").manifest
+    assert manifest["group"].tolist() == ["patient-0"] * 4 + ["patient-1"] * 4
+    assert manifest["slice"].tolist() == ["0", "1", "2", "3"] * 2
 
 
 def test_no_volumes_names_the_pattern_and_what_is_there_instead(tmp_path: Path) -> None:

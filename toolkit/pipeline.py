@@ -321,7 +321,7 @@ def run_data(run: Path, new: Path | None, labels: Path | None) -> tuple[Card, Da
         if labels is not None:
             raise ToolkitError("--labels labels new images: give them with --data, or train again with the table")
         return card, data, False
-    source = card.source.model_copy(update={"url": ""})
+    source = card.source.model_copy(update={"url": "", "only_matching": False})  # other cohorts have other names
     names = card.labels.model_copy(update={"table": "", "find": ()})
     if card.source.kind not in ("images", "volumes"):  # bundled or library images say nothing of how to read a folder
         plain = load_card("folder")

@@ -7,6 +7,7 @@ name or a user's own by path, applies `key=value` overrides, and names the known
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -39,7 +40,7 @@ class Source(Part):
     licence: str = "unknown: ask the publisher"
     how_to_get: str = ""  # one sentence for a person who has no data yet
     patterns: tuple[str, ...] = ()  # regular expressions on the relative path; named groups: see samples.py
-    only_matching: bool = False  # leave other files alone, such as masks beside the images; always so for volumes
+    only_matching: bool = False  # leave other files alone, such as masks beside the images, or other contrasts
 
 
 class Labels(Part):
@@ -51,8 +52,18 @@ class Labels(Part):
     table: str = ""  # a CSV, TSV, XLS or XLSX file that must be there: one row for each file or subject
     find: tuple[str, ...] = ()  # else: names of such a table in the data folder; without one, nothing is labelled
     id_column: str = ""  # of the table: whom a row is about; empty: file, id, path, participant_id, …
+    id_pattern: str = ""  # the part of it that counts: 'IXI\d{3}' makes IXI012-HH-1211-T1 to IXI012
     id_format: str = ""  # turns a number in it into the name used in the files: "IXI{:03d}" makes 2 IXI002
     column: str = ""  # of the table: the label; or a group of the pattern, such as "site"; empty: label, class, …
+
+    @field_validator("id_pattern")
+    @classmethod
+    def _is_a_pattern(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from None
+        return text
 
     @field_validator("id_format")
     @classmethod
@@ -308,6 +319,15 @@ class Card(Part):
             raise ValueError(
                 f"coarse.stride = {self.coarse.stride} gives more codes to a side than vqvae.stride = "
                 f"{self.vqvae.stride}: the coarse level must not be finer, set coarse.stride to a multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_window_for_a_volume(self) -> Card:
+        if self.source.kind == "volumes" and self.image.normalise != "none":
+            raise ValueError(
+                f"image.normalise = {self.image.normalise!r} would change each slice by itself; the grey values of "
+                "volumes come from slices.clip: set image.normalise=none"
             )
         return self
 

@@ -130,8 +130,8 @@ def stem_of(path: str) -> str:
 def find_files(root: Path, suffixes: Collection[str], card: Card, *, what: str) -> tuple[list[str], int]:
     """Relative paths of the files below `root` that end in one of `suffixes`, and how many other files there are.
 
-    Linked folders are followed. Where the card says so, and for volumes, its patterns also choose: a folder of scans
-    often holds other contrasts, which must not be mixed in.
+    Linked folders are followed. Where the card says so its patterns also choose: a folder of scans often holds other
+    contrasts, which must not be mixed in.
 
     Raises:
         ToolkitError: no folder, or nothing in it.
@@ -153,7 +153,7 @@ def find_files(root: Path, suffixes: Collection[str], card: Card, *, what: str) 
             else:
                 paths.append((Path(folder) / name).relative_to(root).as_posix())
     named = paths
-    if (card.source.kind == "volumes" or card.source.only_matching) and card.source.patterns:
+    if card.source.only_matching:
         patterns = [_compiled(pattern) for pattern in card.source.patterns]
         named = [path for path in paths if any(pattern.fullmatch(path) for pattern in patterns)]
     if not named:

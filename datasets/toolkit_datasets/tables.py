@@ -118,7 +118,7 @@ def join_table(samples: pd.DataFrame, table: Path, labels: Labels, *, keep_label
     of_subjects = bool(labels.id_column) or id_column.casefold() in SUBJECT_COLUMNS
     label_column = "" if keep_labels else _column(data, labels.column, LABEL_COLUMNS, table, "column")
     places = _places(samples)
-    wanted = [_formatted(text, labels.id_format) for text in data[id_column]]
+    wanted = [_named(text, labels) for text in data[id_column]]
     rows_of: dict[tuple[int, ...], list[int]] = defaultdict(list)  # rows of `samples` -> rows of the table
     for row, name in enumerate(wanted):
         if place := places.get(name):
@@ -201,11 +201,14 @@ def _places(samples: pd.DataFrame) -> dict[str, tuple[int, ...]]:
     return places
 
 
-def _formatted(text: str, id_format: str) -> str:
-    """An id of the table as it stands in the files: `2` by "IXI{:03d}" becomes IXI002."""
-    if id_format and re.fullmatch(r"\d+(\.0*)?", text):
-        return id_format.format(int(float(text)))
-    return text.replace("\\", "/")
+def _named(text: str, labels: Labels) -> str:
+    """An id of the table as it stands in the files: `2` by "IXI{:03d}" becomes IXI002, `IXI002-Guys-0828` by
+    "IXI\\d{3}" too.
+    """
+    if labels.id_format and re.fullmatch(r"\d+(\.0*)?", text):
+        return labels.id_format.format(int(float(text)))
+    part = re.search(labels.id_pattern, text) if labels.id_pattern else None
+    return part[0] if part else text.replace("\\", "/")
 
 
 def _label(text: str, labels: Labels) -> str:
