@@ -12,6 +12,7 @@ import pytest
 from commands import toolkit
 from PIL import Image
 
+from toolkit.pipeline import check_draws
 from toolkit_datasets.card import load_card
 from toolkit_datasets.nifti import Header, read_header
 from toolkit_datasets.prepare import prepare
@@ -178,6 +179,14 @@ def test_the_real_cohort_and_its_participants(real_data: Path) -> None:
     assert found["demographics"]["group"] == {"depr": 38, "control": 15}
     assert found["images"] == found["decoded"] == 53 * 30
     assert (found["skipped"], found["exclusions"], found["leakage"]) == ([], [], None)
+
+
+def test_the_real_cohort_has_enough_people_for_the_card_s_draws(real_data: Path) -> None:
+    brains = real_data / "brain_t1"
+    prepared = prepare(load_card("ds002748"), brains / "ds002748_2mm", labels=brains / "ds002748_participants.tsv")
+    check_draws(prepared)
+    people = prepared.samples.drop_duplicates("group")["split"].value_counts().to_dict()
+    assert people == {"unlabelled": 26, "labelled": 13, "test": 14}
 
 
 def test_a_scan_at_another_resolution_gives_the_same_pictures(real_data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import threading
@@ -186,13 +187,13 @@ def test_a_volume_is_read_once_and_forgotten(cohort: Path, monkeypatch: pytest.M
     lock, alive, most, reads = threading.Lock(), 0, 0, []
     original = volumes.cut
 
-    def counting(path: Path, *rest: object) -> object:
+    def counting(path: Path, *rest: object, **options: object) -> object:
         nonlocal alive, most
         with lock:
             alive, most = alive + 1, max(most, alive + 1)
             reads.append(path.name)
         try:
-            return original(path, *rest)  # type: ignore[arg-type]
+            return original(path, *rest, **options)  # type: ignore[arg-type]
         finally:
             with lock:
                 alive -= 1
@@ -287,6 +288,8 @@ def test_skull_stripping_by_a_tool_on_the_path(tools: Path, tmp_path: Path) -> N
     phantoms.save(tmp_path / "brain.nii.gz", phantoms.head(seed=2))
     _tool(tools, "hd-bet", f'[ "$1" = -i ] && [ "$3" = -o ] && [ -f "$2" ] && cp {tmp_path}/brain.nii.gz "$4"')
     stripped = prepare(card(strip="auto"), tmp_path / "d", split=False)
+    original = hashlib.sha256((tmp_path / "d" / "a.nii.gz").read_bytes()).hexdigest()
+    assert set(stripped.samples["sha256"]) == {original}, "the record is of the file as it came"
     (tmp_path / "d" / "a.nii.gz").write_bytes((tmp_path / "brain.nii.gz").read_bytes())
     plain = prepare(card(), tmp_path / "d", split=False)
     assert (stripped.images == plain.images).all(), "the slices are those of what the tool wrote"

@@ -7,9 +7,11 @@ of its slices are cut from it, and it is forgotten: memory holds one volume for 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from .card import Card
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
 from .intensity import window_of
-from .nifti import SUFFIXES, Header, read_header, read_volume
+from .nifti import SUFFIXES, Header, Volume, read_header, read_volume
 from .samples import Scan, file_table, find_files, natural_key
 from .slicing import AXES, IN_PLANE, extent, frame_of, located, plane, planned
 from .strip import find_tool, scratch, stripped
@@ -33,8 +35,12 @@ class Volumes:
 
     def __init__(self, card: Card, root: Path, labels: Path | None) -> None:
         self.origin, self._root, self._card = str(root.resolve()), root, card
-        self.recipe: Mapping[str, Any] = {"image": card.image.model_dump(), "slices": card.slices.model_dump()}
         self._tool = "" if card.slices.strip == "none" else find_tool(card.slices.strip)
+        self.recipe: Mapping[str, Any] = {
+            "image": card.image.model_dump(),
+            "slices": card.slices.model_dump(),
+            "tool": Path(self._tool).name,
+        }
         self.scan = self._scan(labels)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
@@ -45,10 +51,7 @@ class Volumes:
 
     def decode(self, path: str, slices: Sequence[str]) -> list[Decoded | Unreadable]:
         """Read a volume and cut the named slices from it."""
-        if not self._tool:
-            return cut(self._root / path, self._card, slices)
-        with scratch() as folder:
-            return cut(stripped(self._tool, self._root / path, Path(folder)), self._card, slices)
+        return cut(self._root / path, self._card, slices, tool=self._tool)
 
     def _scan(self, labels: Path | None) -> Scan:
         card = self._card
@@ -80,14 +83,20 @@ class Volumes:
         )
 
 
-def cut(path: Path, card: Card, slices: Sequence[str]) -> list[Decoded | Unreadable]:
+def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> list[Decoded | Unreadable]:
     """The named slices of the volume at `path` as pictures, in order; an `Unreadable` for each that shows no head.
+
+    Args:
+        path: of the file.
+        card: which slices, and how they become pictures.
+        slices: as `planned` named them.
+        tool: path of the one that takes the skull off first; "" for none.
 
     Raises:
         Unreadable: the volume cannot be had at all, or has no slice where the card wants some.
     """
     wanted, size = card.slices, card.image.size
-    volume = read_volume(path)
+    volume = read_volume(path) if not tool else _stripped(path, tool)
     header, axis = volume.header, AXES[wanted.axis]
     if list(slices) == [""]:
         raise Unreadable(_no_slices(card, header))
@@ -117,6 +126,13 @@ def cut(path: Path, card: Card, slices: Sequence[str]) -> list[Decoded | Unreada
             )
         )
     return results
+
+
+def _stripped(path: Path, tool: str) -> Volume:
+    """The volume without its skull, under the hash of the file as it came."""
+    with scratch() as folder:
+        volume = read_volume(stripped(tool, path, Path(folder)))
+    return replace(volume, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _header(path: Path) -> Header | str:
