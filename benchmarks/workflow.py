@@ -125,7 +125,7 @@ def main() -> None:
         "",
         f"{stage1['bits_per_pixel']:.4f} bits per pixel; "
         + "; ".join(
-            f"{name} codes: {100 * level['usage']:.0f} % in use, perplexity {level['perplexity']:.0f}"
+            f"level {name}: {100 * level['usage']:.0f} % of the codes in use, perplexity {level['perplexity']:.0f}"
             for name, level in stage1["levels"].items()
         )
         + f"; training {stage1['train_seconds']:.0f} s ("
@@ -133,7 +133,7 @@ def main() -> None:
         + f"; {stage1['precision']}, {stage1['threads']} threads).",
         "",
         f"Accuracy in percent on {results['probe']['n_test']:,} test pictures, with 95 % intervals "
-        f"({results['probe']['features']} features, {results['probe']['classifier']}):",
+        f"({results['probe']['features']}, {results['probe']['classifier']}):",
         "",
         *table(results),
         "",

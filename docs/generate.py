@@ -34,9 +34,11 @@ def cards_page() -> str:
         "datasets` lists the shipped ones, and a path to your own goes wherever a card's name goes. On the command "
         "line: `--set table.key=value`.\n",
         "Patterns are regular expressions on the relative path, tried in order. Their named groups: `label`, `number` "
-        "(goes into file names), `part` (the publisher's split), and the one that `split.group` names.\n",
+        "(goes into file names), `part` (the publisher's split), `site` (balanced in splits), and the one that "
+        "`split.group` names. How volumes become slices: [volumes](volumes.md).\n",
         "Split sizes are counts, shares of the labelled images, or `rest`. Images without a label always join "
-        "`unlabelled` first; duplicates and groups lie on one side.\n",
+        "`unlabelled` first; duplicates and groups lie on one side. For volumes sizes count subjects, and shares are "
+        "of all of them.\n",
     ]
     for name, field in card.Card.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -70,7 +72,8 @@ def _values(annotation: object) -> str:
     if get_origin(annotation) is dict:
         return "table"
     named: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
-    return {**named, int | None: "whole number, or none", tuple[float, float]: "two numbers"}[annotation]
+    named |= {int | None: "whole number, or none", float | None: "number, or none", tuple[float, float]: "two numbers"}
+    return named[annotation]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from toolkit_datasets.card import Probe
 from toolkit_datasets.codes import Codes, Level
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Progress, Silent
+from toolkit_datasets.splits import leakage
 from toolkit_datasets.targets import Kind
 
 from . import baselines, classifiers, regressors
@@ -68,7 +69,8 @@ def probe(
         progress: bars.
 
     Returns:
-        What results.json holds: `probe`, `baselines` and `curve`. All of it but `probe.seconds` is fixed by codes,
+        What results.json holds: `probe`, `baselines` and `curve`, and first of all `leakage` where test groups were
+        seen in training. All of it but `probe.seconds` is fixed by codes,
         settings, seed and images.
 
     Raises:
@@ -124,7 +126,9 @@ def probe(
     if cnn:
         titles = {name: f"{title} (logistic regression)" for name, title in titles.items()}
     titles = {judge.constant: judge.constant_title(), **titles}
+    leaking = leakage(codes.manifest)
     results = {
+        **({"leakage": leaking} if leaking else {}),
         "probe": {
             "kind": kind,
             "features": settings.features if len(specs) > 1 else str(specs[0]),

@@ -58,6 +58,11 @@ def test_a_wrong_override_names_the_key_the_value_and_the_choices(override: str,
         assert word in str(error.value)
 
 
+def test_slices_are_never_normalised_one_by_one() -> None:
+    with pytest.raises(ToolkitError, match=r"image\.normalise = 'standard' would change each slice by itself"):
+        load_card("ixi", ["image.normalise=standard"])
+
+
 def test_an_unknown_card_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ToolkitError, match="cats-vs-dogs"):
         load_card("cats-vs-digs")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from toolkit_datasets.card import Split
 from toolkit_datasets.errors import ToolkitError
-from toolkit_datasets.splits import assign, scaled
+from toolkit_datasets.splits import assign, assign_groups, leakage, scaled
 
 
 def table(labels: list[str], groups: list[str] | None = None, parts: list[str] | None = None) -> pd.DataFrame:
@@ -105,3 +105,102 @@ def test_too_few_images_name_the_key_and_the_numbers(split: Split, key: str) -> 
 def test_a_limit_shrinks_counts_and_keeps_shares() -> None:
     small = scaled(Split(unlabelled=5000, labelled=0.2, test="rest"), 0.1)
     assert (small.unlabelled, small.labelled, small.test) == (500, 0.2, "rest")
+
+
+def cohort(people: int = 60, slices: int = 5, labels: list[str] | None = None) -> pd.DataFrame:
+    """A sample table of slices: two thirds of the people from site A, half of them (or as given) labelled m or f."""
+    labels = labels or ["m", "f"] * (people // 2)
+    rows = [
+        {
+            "id": f"p{i}",
+            "slice": str(k),
+            "label": labels[i],
+            "group": f"p{i}",
+            "part": "",
+            "site": "B" if i % 3 == 0 else "A",
+            "status": "empty slice: x" if i == 7 and k < 2 else "ok",
+        }
+        for i in range(people)
+        for k in range(slices)
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def people(samples: pd.DataFrame, out: pd.Series) -> pd.DataFrame:
+    """One row for each person and split."""
+    return samples.assign(split=out)[out != ""].drop_duplicates(["group", "split"])
+
+
+def test_group_sizes_are_counts_and_shares_of_people() -> None:
+    samples = cohort()
+    shares = people(samples, assign_groups(samples, Split(unlabelled=0.5, labelled=0.25, test="rest"), 0))
+    assert Counter(shares["split"]) == {"unlabelled": 30, "labelled": 15, "test": 15}
+    counts = people(samples, assign_groups(samples, Split(unlabelled=40, labelled=6, test=10), 0))
+    assert Counter(counts["split"]) == {"unlabelled": 40, "labelled": 6, "test": 10, "unused": 4}
+    assert not counts["group"].duplicated().any(), "nobody is on two sides"
+
+
+@given(seed=st.integers(0, 30))
+@settings(max_examples=15, deadline=None)
+def test_pool_and_test_have_the_labels_and_sites_of_the_rest(seed: int) -> None:
+    samples = cohort(120)
+    found = people(samples, assign_groups(samples, Split(unlabelled=0.4, labelled=0.3, test=0.3), seed))
+    rest = found[found["split"] != "unlabelled"]
+    sides = {split: Counter(zip(part["label"], part["site"], strict=True)) for split, part in rest.groupby("split")}
+    assert all(abs(sides["labelled"][stratum] - sides["test"][stratum]) <= 1 for stratum in sides["labelled"])
+    learners = found[found["split"] == "unlabelled"]
+    assert Counter(learners["site"]) == {"A": 32, "B": 16}
+
+
+def test_the_same_people_train_stage_1_for_every_target_and_for_none() -> None:
+    sizes = Split(unlabelled=0.5, labelled=0.25, test="rest")
+    ages = [str(20 + i) if i % 4 else "" for i in range(60)]
+    splits = [
+        assign_groups(cohort(), sizes, 3),
+        assign_groups(cohort(labels=ages), sizes, 3, kind="continuous"),
+        assign_groups(cohort(labels=[""] * 60), sizes, 3),
+    ]
+    learners = [set(np.flatnonzero(out == "unlabelled")) for out in splits]
+    assert learners[0] == learners[1] == learners[2]
+    assert Counter(people(cohort(), splits[2])["split"]) == {"unlabelled": 30, "test": 30}, "unseen people judge anyway"
+    labelled = people(cohort(labels=ages), splits[1])
+    of_test = labelled[labelled["split"] == "test"]
+    assert (labelled["label"][labelled["split"] == "labelled"] != "").all()
+    assert (of_test["label"] != "").sum() >= 10, "the pool does not take all of the scarce labels"
+
+
+def test_counts_of_people_that_are_not_there_say_so() -> None:
+    for sizes, words in (
+        (Split(unlabelled=70, labelled=0, test=0), "split.unlabelled wants 70 groups, but there are only 60"),
+        (Split(unlabelled=30, labelled=20, test=20), "split.labelled + split.test wants 40 groups"),
+    ):
+        with pytest.raises(ToolkitError, match=words.replace("+", r"\+")):
+            assign_groups(cohort(), sizes, 0)
+    with pytest.raises(ToolkitError, match="wants 20 labelled groups, but there are only 0"):
+        assign_groups(cohort(labels=[""] * 60), Split(unlabelled=10, labelled=20, test=20), 0)
+
+
+def test_a_publishers_test_part_holds_for_groups_too() -> None:
+    samples = cohort()
+    samples["part"] = ["test" if int(name[1:]) >= 50 else "train" for name in samples["group"]]
+    out = assign_groups(samples, Split(unlabelled="rest", labelled=0, test="rest", test_part="test"), 0)
+    assert Counter(people(samples, out)["split"]) == {"unlabelled": 50, "test": 10}
+    assert set(samples["part"][out == "test"]) == {"test"}
+
+
+def test_leakage_is_counted_from_the_split_itself() -> None:
+    samples = cohort()
+    honest = samples.assign(split=assign_groups(samples, Split(), 0))
+    assert leakage(honest) is None
+    sizes = Split(by="sample", allow_leakage=True, unlabelled=0.5, labelled=0.25, test="rest")
+    leaky = samples.assign(split=assign_groups(samples, sizes, 0))
+    found = leakage(leaky)
+    assert found is not None
+    assert found["of"] == leaky["group"][leaky["split"] == "test"].nunique()
+    assert found["groups"] > 0.8 * found["of"]
+    assert leakage(samples.assign(split=assign(samples, sizes, 0))) is not None
+
+
+def test_cutting_groups_apart_needs_a_permission() -> None:
+    with pytest.raises(ValueError, match="--allow-leakage"):
+        Split(by="sample")

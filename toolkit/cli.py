@@ -82,7 +82,7 @@ def run(
     console.show(results_text(results))
     console.show(f"open the report: {(out / 'report.html').resolve()}")
     console.data(results)
-    _finish(len(prepared.skipped))
+    _finish(len(prepared.skipped_files))
 
 
 @main.command()
@@ -132,30 +132,53 @@ def datasets(
 @click.argument("card")
 @options.takes_images
 @options.out_option
+@click.option(
+    "--format", "format_", type=click.Choice(["png", "h5"]), help="Write the images to --out for other tools."
+)
+@options.overwrite_option
 @options.common
 def prepare(
     console: Console,
     card: Card,
     images: Input,
     out: Path | None,
+    format_: Literal["png", "h5"] | None,
+    overwrite: bool,
 ) -> None:
-    """Decode all images into the cache.
+    """Decode all images, or slices of volumes, into the cache.
 
-    With --out the sample table is written too. Other commands do this by themselves when it is not done yet.
+    Other commands do this by themselves when it is not done yet. With --out the sample table is written too. With
+    --format the images are: PNG files in OUT/SPLIT/LABEL/, or one HDF5 file, each with a manifest that says where every
+    image comes from.
 
     \b
     Example:  toolkit prepare cats-vs-dogs --data train/ --out runs/cats
+              toolkit prepare ixi --data IXI/ --out ixi-slices/ --format png
+              toolkit prepare ixi --data IXI/ --out ixi-slices.h5 --format h5
     """
     from .describe import describe
     from .runs import check_out, write_run
 
+    if format_ and out is None:
+        raise click.UsageError("--format needs --out: a folder for png, a file for h5")
+    if overwrite and not format_:
+        raise click.UsageError("--overwrite is for --format: what is decoded is kept in the cache")
+    if out and format_:
+        from toolkit_datasets.export import check_place, export
+
+        check_place(out, overwrite=overwrite)
     prepared = images.open(card, console)
-    if out:
+    decoded = int((prepared.samples["status"] == "ok").sum())
+    console.show(f"{decoded:,} images decoded; next: toolkit train {card.name} …")
+    if out and format_:
+        written = export(prepared, out, format=format_, overwrite=overwrite, progress=console.progress)
+        where = f"such as {out / written['file'].iat[0]}" if format_ == "png" else f"all in {out}"
+        console.show(f"{len(written):,} images written, {where}")
+    elif out:
         check_out(out, resume=False, overwrite=False)
         write_run(out, prepared, images.where, options.typed_command())
-    console.show(f"{len(prepared.samples) - len(prepared.skipped):,} images decoded; next: toolkit train {card.name} …")
     console.data(describe(prepared))
-    _finish(len(prepared.skipped))
+    _finish(len(prepared.skipped_files))
 
 
 @main.command()
@@ -209,7 +232,7 @@ def train(
     console.show(stage1_text(metrics))
     console.show(f"model: {out / 'stage1'}\nnext:  toolkit encode {out}")
     console.data(without_counts(metrics))
-    _finish(len(prepared.skipped))
+    _finish(len(prepared.skipped_files))
 
 
 @main.command()
@@ -272,7 +295,7 @@ def encode(
         + f"\nnext:   toolkit {'predict PROBE' if new else 'probe'} {out}"
     )
     console.data({"codes": str(out), "samples": len(codes), "levels": codes.info.to_json()["levels"]})
-    _finish(len(prepared.skipped))
+    _finish(len(prepared.skipped_files))
 
 
 @main.command()

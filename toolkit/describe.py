@@ -10,8 +10,11 @@ import pandas as pd
 
 from toolkit_datasets.card import card_names, load_card
 from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.splits import leakage
 from toolkit_datasets.targets import counted, number
 
+from .describe_volumes import people_facts, people_lines, volume_facts, volume_lines
+from .leakage import leakage_text
 from .wording import model_text
 
 SHEET_IMAGES = 48
@@ -51,10 +54,10 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "sizes": {str(k): int(v) for k, v in sizes.items()},
         "modes": {str(k): int(v) for k, v in details["mode"][good].value_counts().items()},
         "becomes": card.image.model_dump(),
-        "skipped": [
-            {"path": path, "reason": status}
-            for path, status in zip(prepared.skipped["path"], prepared.skipped["status"], strict=True)
-        ],
+        **volume_facts(prepared),
+        **people_facts(prepared),
+        "skipped": [{"path": path, "reason": reason} for path, reason in prepared.skipped_files],
+        "leakage": leakage(samples),
         "notes": list(prepared.notes),
     }
 
@@ -63,18 +66,27 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
     """`describe` as a page for people."""
     becomes = found["becomes"]
     colours = "grey" if becomes["channels"] == 1 else "RGB"
-    lines = [
+    volumes = volume_lines(found, prepared)
+    lines = [leakage_text(found["leakage"])] if found["leakage"] else []
+    lines += [
         f"{found['title']}",
         f"data      {found['data']}",
         f"licence   {found['licence']}",
-        f"images    {found['images']:,} ({found['decoded']:,} decode, {len(found['skipped']):,} skipped); "
+        f"images    {found['images']:,} ({found['decoded']:,} decode, {len(found['skipped']):,} files skipped); "
         f"{found['ignored']:,} other files ignored",
+        *volumes,
         f"labels    {_targets(found) or _counts(found['labels'])}"
         + (f"; {found['unlabelled']:,} without" if found["unlabelled"] else ""),
-        f"sizes     {_counts(found['sizes'])}",
-        f"modes     {_counts(found['modes'])}",
-        f"become    {becomes['size']}x{becomes['size']} {colours}, {becomes['fit']}",
     ]
+    lines += people_lines(found)
+    if volumes:
+        lines.append(f"become    {becomes['size']}x{becomes['size']} {colours}")
+    else:
+        lines += [
+            f"sizes     {_counts(found['sizes'])}",
+            f"modes     {_counts(found['modes'])}",
+            f"become    {becomes['size']}x{becomes['size']} {colours}, {becomes['fit']}",
+        ]
     if found["grouped"]:
         lines.append(
             f"groups    {found['grouped']:,} images in {found['groups']:,} groups that stay on one side of the split "
@@ -112,12 +124,16 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
 
 
 def write_sheet(prepared: Prepared, path: Path) -> None:
-    """A contact sheet of images spread evenly over the table, as a model would see them."""
+    """A contact sheet of images spread evenly over the table, as a model sees them; of volumes, their planes too."""
     from toolkit_datasets.atomic import output_folder
 
     from .plots import contact_sheet
+    from .volume_sheet import write_volume_sheet
 
     output_folder(path.parent)
+    if prepared.scan is not None and prepared.scan.volumes is not None:
+        write_volume_sheet(prepared, path)
+        return
     rows = np.flatnonzero((prepared.samples["status"] == "ok").to_numpy())
     rows = rows[np.linspace(0, len(rows) - 1, min(SHEET_IMAGES, len(rows))).astype(int)]
     samples = prepared.samples.iloc[rows]

@@ -129,11 +129,14 @@ device_option = click.option(
 )
 workers_option = click.option("--workers", type=click.IntRange(min=1), help="Decoding threads. [default: one per core]")
 limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Use N images only; split sizes shrink in proportion."
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Use N images or volumes only; split counts shrink too."
 )
-fail_fast_option = click.option("--fail-fast", is_flag=True, help="Stop at the first unreadable image, not skip it.")
+fail_fast_option = click.option("--fail-fast", is_flag=True, help="Stop at the first unreadable file, not skip it.")
 data_option = path_option("--data", metavar="DIR", help="Folder of the images.")
-labels_option = path_option("--labels", metavar="TABLE", help="CSV with a file (or id) and a label column.")
+labels_option = path_option("--labels", metavar="TABLE", help="CSV, TSV, XLS or XLSX: a row for each file or subject.")
+leakage_option = click.option(
+    "--allow-leakage", is_flag=True, help="Permit split.by=sample: one subject on both sides. Every result will say so."
+)
 out_option = path_option("--out", metavar="PATH", help="Where to write.")
 resume_option = click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote there.")
@@ -169,7 +172,16 @@ class Input:
 def takes_images(function: F) -> F:
     """Flags of every command that opens the images of a card: the command gets the `card` and an `images` input."""
 
-    @stacked(data_option, labels_option, limit_option, workers_option, fail_fast_option, set_option, seed_option)
+    @stacked(
+        data_option,
+        labels_option,
+        limit_option,
+        workers_option,
+        fail_fast_option,
+        leakage_option,
+        set_option,
+        seed_option,
+    )
     @functools.wraps(function)
     def wrapper(
         *,
@@ -179,6 +191,7 @@ def takes_images(function: F) -> F:
         limit: int | None,
         workers: int | None,
         fail_fast: bool,
+        allow_leakage: bool,
         overrides: tuple[str, ...],
         seed: int | None,
         objective: str | None = None,
@@ -188,6 +201,8 @@ def takes_images(function: F) -> F:
 
         if objective:
             overrides = (*overrides, f"train.objective={objective}")
+        if allow_leakage:
+            overrides = (*overrides, "split.allow_leakage=true")
         loaded = load_card(card, overrides, seed=seed) if card else None
         return function(card=loaded, images=Input(data, labels, limit, workers, fail_fast), **arguments)
 

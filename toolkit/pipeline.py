@@ -18,8 +18,10 @@ from toolkit_datasets.codes import Codes, open_codes, versions
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
 from toolkit_datasets.progress import Progress
+from toolkit_datasets.splits import leakage
 from toolkit_datasets.targets import counted
 
+from .leakage import leakage_text
 from .runs import Data, check_out, clear, read_run, write_run
 from .wording import model_text
 
@@ -52,11 +54,13 @@ def open_data(
     )
     for note in prepared.notes:
         progress.say(f"note: {note}")
-    skipped = prepared.skipped
-    if len(skipped):
-        reasons = [f"  {path}: {status}" for path, status in zip(skipped["path"], skipped["status"], strict=True)]
+    if leaking := leakage(prepared.samples):
+        progress.say(leakage_text(leaking))
+    if skipped := prepared.skipped_files:
+        reasons = [f"  {path}: {reason}" for path, reason in skipped]
         shown = reasons[:5] + ([f"  … and {len(reasons) - 5} more, all in samples.csv"] if len(reasons) > 5 else [])
-        progress.say("\n".join([f"skipped {len(skipped)} of {len(prepared.samples)} images:", *shown]))
+        files = prepared.samples["path"].nunique()
+        progress.say("\n".join([f"skipped {len(skipped)} of {files} files:", *shown]))
     return prepared
 
 
@@ -217,7 +221,9 @@ def about_run(prepared: Prepared, command: str) -> dict[str, Any]:
     splits: dict[str, dict[str, int]] = {}
     for (split, label), count in counts.items():
         splits.setdefault(str(split), {})[str(label)] = int(count)
+    leaking = leakage(samples)
     return {
+        **({"leakage": leaking} if leaking else {}),
         "card": prepared.card.name,
         "title": prepared.card.title,
         "seed": prepared.card.seed,
@@ -315,8 +321,9 @@ def run_data(run: Path, new: Path | None, labels: Path | None) -> tuple[Card, Da
         if labels is not None:
             raise ToolkitError("--labels labels new images: give them with --data, or train again with the table")
         return card, data, False
-    source, names = card.source.model_copy(update={"url": ""}), card.labels.model_copy(update={"table": ""})
-    if card.source.kind != "images":  # bundled or library images say nothing of how to read a folder
+    source = card.source.model_copy(update={"url": "", "only_matching": False})  # other cohorts have other names
+    names = card.labels.model_copy(update={"table": "", "find": ()})
+    if card.source.kind not in ("images", "volumes"):  # bundled or library images say nothing of how to read a folder
         plain = load_card("folder")
         source, names = plain.source, plain.labels
     return card.model_copy(update={"source": source, "labels": names}), Data(new, labels), True

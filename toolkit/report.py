@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from toolkit import drawing, plots, report_continuous
 from toolkit.code_map import code_map
+from toolkit.leakage import leakage_text
 from toolkit.wording import (
     CLASSIFIERS,
     TITLES,
@@ -39,7 +40,9 @@ from toolkit.wording import (
     verdict,
 )
 from toolkit_datasets.atomic import write_text
+from toolkit_datasets.cache import is_fault
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.images import EMPTY
 from toolkit_datasets.targets import counted
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
         stage1=results.get("stage1") or metrics,
         card_text=text,
         headline=headline(results, metrics),
+        leakage=leakage_text(results["leakage"]) if results.get("leakage") else "",
         splits=splits_table(results, folder / "samples.csv", continuous=continuous),
         continuous=continuous,
         skipped=skipped(folder / "samples.csv"),
@@ -154,13 +158,17 @@ def splits_table(results: Mapping[str, Any], samples_csv: Path, *, continuous: b
 
 
 def skipped(samples_csv: Path) -> dict[str, Any] | None:
-    """Files that were not used, with the reason: {"total", "rows": [(path, reason)]}; None without a sample table."""
+    """Files that were not used, with the reason: {"total", "rows": [(path, reason)]}; None without a sample table.
+
+    A volume is told once for each reason, not once for each of its slices.
+    """
     if not samples_csv.is_file():
         return None
     samples = _read_csv(samples_csv)
-    bad = samples[samples["status"] != "ok"]
+    bad = samples[is_fault(samples["status"])].drop_duplicates(["path", "status"])
     rows = list(zip(bad["path"].head(SKIPPED_SHOWN), bad["status"].head(SKIPPED_SHOWN), strict=True))
-    return {"total": len(bad), "rows": rows}
+    empty = int(samples["status"].str.startswith(EMPTY).sum())
+    return {"total": len(bad), "rows": rows, "empty": empty}
 
 
 def losses(stage1: Path) -> list[Markup]:

@@ -12,6 +12,7 @@ import numpy as np
 from toolkit_datasets.codes import Codes, open_codes
 from toolkit_datasets.errors import ToolkitError
 
+from .leakage import leakage_text
 from .pipeline import without_counts
 from .runs import read_results
 from .wording import (
@@ -46,7 +47,8 @@ def probe_text(results: Mapping[str, Any]) -> str:
     """The scores with their intervals, and how they stand against each baseline."""
     probe = results["probe"]
     words = headline(results, {})
-    lines = [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
+    lines = [leakage_text(results["leakage"])] if results.get("leakage") else []
+    lines += [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
     lines += _error_table(results) if is_continuous(probe) else _accuracy_table(results)
     how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {features_text(probe)}, {probe['classifier']}"
     if probe["judge"] == "pool":
@@ -93,7 +95,8 @@ def features_text(probe: Mapping[str, Any]) -> str:
 def results_text(results: Mapping[str, Any]) -> str:
     """Both stages."""
     probe = probe_text(results) if "probe" in results else f"stage 2   not done: {results['probe_skipped']}"
-    return f"{stage1_text(results['stage1'])}\n{probe}"
+    leaks = f"{leakage_text(results['leakage'])}\n" if results.get("leakage") and "probe" not in results else ""
+    return f"{leaks}{stage1_text(results['stage1'])}\n{probe}"
 
 
 def info_of(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Decode once: every image of a source as one row of a memory-mapped uint8 array.
 
+A file gives one row, or several that follow each other: the slices of a volume, which is read once for all of them.
 The array is written block by block with a journal beside it, so an interrupted run goes on where it stopped and
-memory stays flat. Its key holds the geometry and every file's name, size and time: whatever changes, it is made anew.
+memory stays flat. Its key holds the recipe and every file's name, size and time: whatever changes, it is made anew.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +27,14 @@ from numpy.typing import NDArray
 from . import card as cards
 from .atomic import output_folder
 from .errors import ToolkitError
-from .images import Decoded, Unreadable
+from .images import EMPTY, Decoded, Unreadable
 from .progress import Progress
 
-DECODER = 1  # raise when decoding changes, so that older arrays are not reused
+DECODER = 2  # raise when decoding changes, so that older arrays are not reused
 BLOCK_BYTES = 16 * 2**20  # decoded between two entries of the journal
-COLUMNS = ("status", "sha256", "pixels", "mode", "width", "height")  # `pixels`: hash of the decoded image
+COLUMNS = ("status", "sha256", "pixels", "mode", "width", "height", "position", "window")
+# `pixels`: hash of the decoded image; the others as in `Decoded`
+Decode = Callable[[str, Sequence[str]], Sequence[Decoded | Unreadable]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,11 @@ def cache_folder() -> Path:
 
 def decoded(
     names: Sequence[str],
-    stamps: Sequence[str],
-    decode: Callable[[str], Decoded],
+    slices: Sequence[str],
+    decode: Decode,
     *,
+    stamps: Callable[[Sequence[str]], Sequence[str]],
+    recipe: Mapping[str, Any],
     geometry: cards.Image,
     origin: str,
     fail_fast: bool,
@@ -61,9 +68,11 @@ def decoded(
     """The decoded array of the named images, from the cache or made now.
 
     Args:
-        names: what `decode` takes, one for each image.
-        stamps: what tells a changed file from an unchanged one, one for each image.
-        decode: name -> `Decoded`, or raises `Unreadable`. Called from several threads.
+        names: of the file of each row; rows of one file follow each other.
+        slices: of the file, one for each row; "" where the file is one picture.
+        decode: file, its slices -> a result for each, or raises `Unreadable`. Called from several threads.
+        stamps: files -> what tells a changed one from an unchanged one.
+        recipe: all settings of `decode` that decide the pixels.
         geometry: of the result.
         origin: the source's place, part of the key.
         fail_fast: stop at the first image that does not decode.
@@ -80,20 +89,47 @@ def decoded(
             f"decoded images cannot be kept in {cache_folder()}: it cannot be written to. "
             "Name a folder that can in the environment variable TOOLKIT_CACHE"
         ) from None
-    key = _key(names, stamps, geometry, origin)
+    files = _files(names, slices)
+    key = _key(files, stamps([file.name for file in files]), recipe, origin)
     array, table = folder / f"{key}.npy", folder / f"{key}.csv"
     with _locked(folder / f"{key}.lock"):
         if not (array.is_file() and table.is_file()):
-            _decode_all(names, decode, geometry, array, table, fail_fast=fail_fast, workers=workers, progress=progress)
+            _decode_all(files, decode, geometry, array, table, fail_fast=fail_fast, workers=workers, progress=progress)
     details = pd.read_csv(table, dtype=str, keep_default_na=False)
-    if fail_fast and (bad := details.index[details["status"] != "ok"]).size:
+    if fail_fast and (bad := details.index[is_fault(details["status"])]).size:
         raise _stopped(names[bad[0]], details["status"][bad[0]])
     return Decodings(np.load(array, mmap_mode="r", allow_pickle=False), details)
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file and its rows."""
+
+    name: str
+    slices: tuple[str, ...]
+
+
+def _files(names: Sequence[str], slices: Sequence[str]) -> list[_File]:
+    rows = groupby(zip(names, slices, strict=True), key=itemgetter(0))
+    return [_File(name, tuple(piece for _, piece in members)) for name, members in rows]
+
+
+def _blocks(files: Sequence[_File], rows: int) -> list[list[_File]]:
+    """Whole files in order, in blocks of at least `rows` rows; the last block takes what is left."""
+    blocks: list[list[_File]] = []
+    room = 0
+    for file in files:
+        if room <= 0:
+            blocks.append([])
+            room = rows
+        blocks[-1].append(file)
+        room -= len(file.slices)
+    return blocks
+
+
 def _decode_all(
-    names: Sequence[str],
-    decode: Callable[[str], Decoded],
+    files: Sequence[_File],
+    decode: Decode,
     geometry: cards.Image,
     array: Path,
     table: Path,
@@ -104,67 +140,83 @@ def _decode_all(
 ) -> None:
     shape = (geometry.size, geometry.size, geometry.channels)
     row_bytes = int(np.prod(shape))
-    block = max(1, BLOCK_BYTES // row_bytes)
+    blocks = _blocks(files, max(1, BLOCK_BYTES // row_bytes))
+    sizes = [sum(len(file.slices) for file in block) for block in blocks]
     partial_array, partial_table = array.with_suffix(".npy.partial"), table.with_suffix(".csv.partial")
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(names), *shape)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": (sum(sizes), *shape)}
     with partial_array.open("r+b" if partial_array.exists() else "w+b") as pixels:
-        done = _resume_at(partial_table, block) if pixels.seek(0, os.SEEK_END) else 0
+        finished = _resume_at(partial_table, sizes) if pixels.seek(0, os.SEEK_END) else 0
+        done = sum(sizes[:finished])
         pixels.seek(0)
         np.lib.format.write_array_header_1_0(pixels, header)
         pixels.seek(done * row_bytes, os.SEEK_CUR)
+        unit = "slices" if any(file.slices != ("",) for file in files) else "images"
         with (
             partial_table.open("a" if done else "w", encoding="utf-8", newline="") as journal,
             ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-            progress.bar("decode", len(names), "images") as bar,
+            progress.bar("decode", sum(sizes), unit) as bar,
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters becomes a status
             bar.update(done)
-            for start in range(done, len(names), block):
-                chosen = names[start : start + block]
+            for number, block in enumerate(blocks[finished:], start=finished):
                 rows: list[tuple[str | int, ...]] = []
-                for name, result in zip(chosen, pool.map(lambda name: _try(decode, name), chosen), strict=True):
-                    if isinstance(result, str):
-                        if fail_fast:
-                            raise _stopped(name, result)
-                        rows.append((result, "", "", "", "", ""))
-                        pixels.write(bytes(row_bytes))
-                    else:
-                        data = result.pixels.tobytes()
-                        pixel_hash = hashlib.sha256(data).hexdigest()[:32]
-                        rows.append(("ok", result.sha256, pixel_hash, result.mode, result.width, result.height))
+                for file, results in zip(block, pool.map(lambda file: _try(decode, file), block), strict=True):
+                    for result in results:
+                        row, data = _entry(result, row_bytes)
+                        if fail_fast and isinstance(result, Unreadable) and not str(result).startswith(EMPTY):
+                            raise _stopped(file.name, str(result))
+                        rows.append(row)
                         pixels.write(data)
-                    bar.update()
+                    bar.update(len(file.slices))
                 pixels.flush()
-                pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(journal, index=False, header=start == 0)
+                pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(journal, index=False, header=number == 0)
                 journal.flush()
     partial_table.replace(table)
     partial_array.replace(array)
 
 
-def _try(decode: Callable[[str], Decoded], name: str) -> Decoded | str:
+def _try(decode: Decode, file: _File) -> Sequence[Decoded | Unreadable]:
     try:
-        return decode(name)
+        return decode(file.name, file.slices)
     except Unreadable as error:
-        return str(error)
+        return [error] * len(file.slices)
 
 
-def _resume_at(journal: Path, block: int) -> int:
-    """How many images an interrupted run finished; whole blocks only, since the last line may be cut."""
+def _entry(result: Decoded | Unreadable, row_bytes: int) -> tuple[tuple[str | int, ...], bytes]:
+    """A row's entry in the journal, and its pixels; zeros where there are none."""
+    if isinstance(result, Unreadable):
+        return (str(result), *[""] * (len(COLUMNS) - 1)), bytes(row_bytes)
+    data = result.pixels.tobytes()
+    pixel_hash = hashlib.sha256(data).hexdigest()[:32]
+    stored = (result.mode, result.width, result.height, result.position, result.window)
+    return ("ok", result.sha256, pixel_hash, *stored), data
+
+
+def _resume_at(journal: Path, sizes: Sequence[int]) -> int:
+    """How many blocks an interrupted run finished; whole ones only, since the last line may be cut."""
     try:
-        done = len(pd.read_csv(journal, dtype=str, keep_default_na=False)) // block * block
+        rows = len(pd.read_csv(journal, dtype=str, keep_default_na=False))
     except (OSError, ValueError):
         return 0
+    finished = int(np.searchsorted(np.cumsum(sizes), rows, side="right"))
+    done = sum(sizes[:finished])
     pd.read_csv(journal, dtype=str, keep_default_na=False, nrows=done).to_csv(journal, index=False)
-    return done
+    return finished
 
 
 def _stopped(name: str, reason: str) -> ToolkitError:
     return ToolkitError(f"{name}: {reason}. Remove or mend it, or leave out --fail-fast to skip and list such files.")
 
 
-def _key(names: Sequence[str], stamps: Sequence[str], geometry: cards.Image, origin: str) -> str:
-    text = json.dumps([DECODER, origin, geometry.model_dump(), list(zip(names, stamps, strict=True))])
+def is_fault(status: pd.Series[Any]) -> pd.Series[Any]:
+    """Which samples should decode and do not; an empty slice is left out as well, but is nobody's fault."""
+    return (status != "ok") & ~status.str.startswith(EMPTY)
+
+
+def _key(files: Sequence[_File], stamps: Sequence[str], recipe: Mapping[str, Any], origin: str) -> str:
+    listed = [(file.name, stamp, *file.slices) for file, stamp in zip(files, stamps, strict=True)]
+    text = json.dumps([DECODER, origin, dict(recipe), listed])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -25,6 +25,7 @@ from . import card as cards
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
 SUFFIXES |= {".tga", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 89_478_485  # Pillow's own limit for a warning (a quarter GiB of RGB); a larger claim is refused
+EMPTY = "empty slice"  # how the reason begins where a slice shows nothing: no fault of its file
 WHITE = (255, 255, 255, 255)  # what shows through transparent pixels
 
 
@@ -34,13 +35,15 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded file."""
+    """A decoded picture, or slice of a volume."""
 
     pixels: NDArray[np.uint8]  # (H, W, C)
     sha256: str  # of the file
-    mode: str  # as stored, in Pillow's terms
+    mode: str  # as stored: Pillow's term for a picture, the type of the numbers for a volume
     width: int  # px, as stored
     height: int
+    position: str = ""  # of a slice: mm from the lower face of its volume
+    window: str = ""  # of a slice: the two values of its volume that became black and white
 
 
 def decode_file(path: Path, wanted: cards.Image) -> Decoded:
@@ -104,7 +107,20 @@ def fit(image: Image.Image, wanted: cards.Image) -> NDArray[np.uint8]:
         inner = max(1, round(width * scale)), max(1, round(height * scale))  # `pad` alone would round a line to nothing
         image = ImageOps.pad(image.resize(inner, Image.Resampling.BILINEAR), size)
     image = image.resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(wanted.size, wanted.size, wanted.channels)
+    pixels = np.asarray(image, np.uint8).reshape(wanted.size, wanted.size, wanted.channels)
+    return stretched(pixels) if wanted.normalise == "standard" else pixels
+
+
+def stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture less its mean, divided by its standard deviation and rescaled to the full range, as uint8.
+
+    Mean and deviation cancel in the rescaling: what is left is that the darkest pixel becomes 0 and the brightest 255.
+
+    >>> stretched(np.array([[10, 20], [40, 60]], np.uint8)).tolist()
+    [[0, 51], [153, 255]]
+    """
+    low, high = int(pixels.min()), int(pixels.max())
+    return ((pixels.astype(np.float32) - low) * (255 / max(1, high - low))).round().astype(np.uint8)
 
 
 def _upright(image: Image.Image) -> Image.Image:

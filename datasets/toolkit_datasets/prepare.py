@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .cache import decoded
+from .cache import decoded, is_fault
 from .card import Card, Split
 from .errors import ToolkitError
+from .images import EMPTY
 from .progress import SILENT, Progress
-from .samples import natural_key
+from .samples import Scan, natural_key
 from .sources import open_source
-from .splits import assign, rank, scaled
+from .splits import assign, assign_groups, rank, scaled
 from .targets import check_numbers
 
 
@@ -28,10 +29,11 @@ class Prepared:
     card: Card
     samples: pd.DataFrame  # samples.COLUMNS, one row for each sample, all text
     images: NDArray[np.uint8]  # memory map (N, H, W, C); row i belongs to row i of `samples`; zeros where skipped
-    details: pd.DataFrame  # mode, width, height of each file as stored
+    details: pd.DataFrame  # mode, width, height as stored, and window (see images.Decoded) of each sample
     origin: str
     ignored: int  # files that are no images by name
     notes: tuple[str, ...] = ()
+    scan: Scan | None = None  # what was known before decoding: table, exclusions, demographics, volumes
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
         """Row numbers of the decoded samples in these splits, ascending."""
@@ -40,8 +42,19 @@ class Prepared:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """The samples that should decode and do not."""
-        return self.samples[self.samples["status"] != "ok"]
+        """The samples that should decode and do not; empty slices are not among them."""
+        return self.samples[is_fault(self.samples["status"])]
+
+    @property
+    def empty(self) -> pd.DataFrame:
+        """The slices left out because they show nothing."""
+        return self.samples[self.samples["status"].str.startswith(EMPTY)]
+
+    @property
+    def skipped_files(self) -> list[tuple[str, str]]:
+        """Path and reason of each file in `skipped`, once where all its slices share the reason."""
+        skipped = self.skipped
+        return list(dict.fromkeys(zip(skipped["path"], skipped["status"], strict=True)))
 
 
 def prepare(
@@ -60,8 +73,8 @@ def prepare(
     Args:
         card: says how.
         data: the folder, where the card needs one.
-        labels: a CSV table that labels some or all images.
-        limit: use this many images, chosen by the seed, and shrink the split's counts in proportion.
+        labels: a table that labels some or all images.
+        limit: use this many files, chosen by the seed, and shrink the split's counts in proportion.
         split: False marks every decoded sample as `new`, for a trained model to encode.
         fail_fast: stop at the first image that does not decode.
         workers: threads for decoding; None for one per core.
@@ -71,18 +84,21 @@ def prepare(
         ToolkitError: see `open_source`, `check_numbers`, `decoded` and `assign`.
     """
     source = open_source(card, data, labels, progress)
-    samples, wanted = source.scan.samples, card.split
+    scan, wanted = source.scan, card.split
+    samples = scan.samples
     if split and card.labels.kind == "continuous":  # labels of images that are only encoded teach nobody
-        check_numbers(samples, labels or (Path(card.labels.table) if card.labels.table else None))
-    if limit is not None and limit < len(samples):
-        wanted = scaled(wanted, limit / max(len(samples), _counted(wanted)))
-        ranked = sorted(range(len(samples)), key=lambda row: rank(card.split_seed, str(samples["id"].iat[row])))
-        samples = samples.iloc[sorted(ranked[:limit])].reset_index(drop=True)
-    paths = samples["path"].tolist()
+        check_numbers(samples, scan.table)
+    files = samples["path"].drop_duplicates().tolist()
+    if limit is not None and limit < len(files):
+        wanted = scaled(wanted, limit / max(len(files), _counted(wanted)))
+        chosen = _limited(samples, limit, card.split_seed)
+        samples = samples[samples["path"].isin(chosen)].reset_index(drop=True)
     decodings = decoded(
-        paths,
-        source.stamps(paths),
+        samples["path"].tolist(),
+        samples["slice"].tolist(),
         source.decode,
+        stamps=source.stamps,
+        recipe=source.recipe,
         geometry=card.image,
         origin=source.origin,
         fail_fast=fail_fast,
@@ -90,7 +106,7 @@ def prepare(
         progress=progress,
     )
     details = decodings.details
-    samples = samples.assign(status=details["status"], sha256=details["sha256"])
+    samples = samples.assign(status=details["status"], sha256=details["sha256"], position=details["position"])
     if not (samples["status"] == "ok").any():
         raise ToolkitError(
             f"none of the {len(samples)} images of {source.origin} could be decoded; the first: "
@@ -98,11 +114,19 @@ def prepare(
         )
     samples["group"] = _joined_groups(samples, details["pixels"])
     if split:
-        samples["split"] = assign(samples, wanted, card.split_seed, kind=card.labels.kind)
+        by_group = assign_groups if card.counts_groups else assign
+        samples["split"] = by_group(samples, wanted, card.split_seed, kind=card.labels.kind)
     else:
         samples["split"] = np.where(samples["status"] == "ok", "new", "")
-    kept = details[["mode", "width", "height"]]
-    return Prepared(card, samples, decodings.images, kept, source.origin, source.scan.ignored, source.scan.notes)
+    kept = details[["mode", "width", "height", "window"]]
+    return Prepared(card, samples, decodings.images, kept, source.origin, scan.ignored, scan.notes, scan)
+
+
+def _limited(samples: pd.DataFrame, limit: int, seed: int) -> set[str]:
+    """Paths of the first `limit` files in the seeded order."""
+    files = samples.drop_duplicates("path")
+    ranked = sorted(zip(files["id"], files["path"], strict=True), key=lambda pair: rank(seed, str(pair[0])))
+    return {path for _, path in ranked[:limit]}
 
 
 def _counted(split: Split) -> int:

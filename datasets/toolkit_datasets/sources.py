@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,24 +12,29 @@ from numpy.typing import NDArray
 
 from .card import Card
 from .errors import ToolkitError
-from .images import Decoded, decode_file, decode_image, reasons
+from .images import Decoded, Unreadable, decode_file, decode_image, reasons
 from .progress import Progress
-from .samples import Scan, join_labels, scan_images, table_of
+from .samples import Scan, file_table, scan_images
 
 BUILTIN = ("digits",)
 
 
 class Source(Protocol):
-    """Images that can be listed and then decoded one by one, from several threads."""
+    """Files of images that can be listed and then decoded one by one, from several threads."""
 
     origin: str  # the place, for messages and the cache's key
+    recipe: Mapping[str, Any]  # all settings that decide the decoded pixels, for the cache's key
     scan: Scan
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """What tells a changed image from an unchanged one."""
 
-    def decode(self, path: str) -> Decoded:
-        """Decode one image of `scan.samples.path`; raises `Unreadable`."""
+    def decode(self, path: str, slices: Sequence[str]) -> Sequence[Decoded | Unreadable]:
+        """Decode one file of `scan.samples.path`: a result for each of its slices, `[""]` for a picture.
+
+        Raises:
+            Unreadable: nothing of the file can be had.
+        """
 
 
 def open_source(card: Card, data: Path | None, labels: Path | None, progress: Progress) -> Source:
@@ -52,7 +58,20 @@ def open_source(card: Card, data: Path | None, labels: Path | None, progress: Pr
         from .download import obtain
 
         obtain(card.source.url, card.source.sha256, data, progress=progress)
+    if card.source.kind == "volumes":
+        from .volumes import Volumes
+
+        return Volumes(card, data, labels)
     return Folder(card, data, labels)
+
+
+def stamp(path: Path) -> str:
+    """Size and time of change of a file; "missing" for a dangling link, of which `decode` gives the reason."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 class Folder:
@@ -60,22 +79,16 @@ class Folder:
 
     def __init__(self, card: Card, root: Path, labels: Path | None) -> None:
         self.origin, self._root, self._wanted = str(root.resolve()), root, card.image
+        self.recipe: Mapping[str, Any] = card.image.model_dump()
         self.scan = scan_images(root, card, labels)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
-        """Size and time of change of each file; "missing" for a dangling link, of which `decode` gives the reason."""
-        return [self._stamp(self._root / path) for path in paths]
+        """Size and time of change of each file."""
+        return [stamp(self._root / path) for path in paths]
 
-    def _stamp(self, path: Path) -> str:
-        try:
-            stat = path.stat()
-        except OSError:
-            return "missing"
-        return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-    def decode(self, path: str) -> Decoded:
+    def decode(self, path: str, slices: Sequence[str] = ("",)) -> list[Decoded | Unreadable]:
         """Decode one file."""
-        return decode_file(self._root / path, self._wanted)
+        return [decode_file(self._root / path, self._wanted)]
 
 
 class Listed:
@@ -83,17 +96,18 @@ class Listed:
 
     def __init__(self, card: Card, names: list[str], labels_of: list[str], labels: Path | None) -> None:
         self._wanted = card.image
+        self.recipe: Mapping[str, Any] = card.image.model_dump()
         self._row = {name: row for row, name in enumerate(names)}
         numbers = [name.rpartition("/")[2] for name in names]
         known = card.labels.names
         labels_used = [known.get(label, "") if known else label for label in labels_of]
-        table = table_of(names, card).assign(label=labels_used, number=numbers)
+        scan = file_table(names, card, None, labels)
+        table = scan.samples.assign(number=numbers)
+        if scan.table is None:
+            table["label"] = labels_used
         if card.split.test_part:
             table["part"] = [name.partition("/")[0] for name in names]
-        notes: tuple[str, ...] = ()
-        if labels:
-            table, notes = join_labels(table, labels)
-        self.scan = Scan(table, ignored=0, notes=notes)
+        self.scan = replace(scan, samples=table)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """The library's data do not change under a given version."""
@@ -111,13 +125,13 @@ class Digits(Listed):
         self._images: NDArray[np.uint8] = (bunch.images * (255 / 16)).round().astype(np.uint8)
         super().__init__(card, [f"{i:04d}" for i in range(len(self._images))], [str(y) for y in bunch.target], labels)
 
-    def decode(self, path: str) -> Decoded:
+    def decode(self, path: str, slices: Sequence[str] = ("",)) -> list[Decoded | Unreadable]:
         """Enlarge one digit."""
         from PIL import Image
 
         row = self._row[path]
         with reasons():
-            return decode_image(Image.fromarray(self._images[row]), self._wanted)
+            return [decode_image(Image.fromarray(self._images[row]), self._wanted)]
 
 
 class Torchvision(Listed):
@@ -131,8 +145,8 @@ class Torchvision(Listed):
         names, labels_of = self._items.names, self._items.labels
         super().__init__(card, list(names), list(labels_of), labels)
 
-    def decode(self, path: str) -> Decoded:
+    def decode(self, path: str, slices: Sequence[str] = ("",)) -> list[Decoded | Unreadable]:
         """Let torchvision open one image, and fit it."""
         row = self._row[path]
         with reasons():
-            return decode_image(self._items.image(row), self._wanted)
+            return [decode_image(self._items.image(row), self._wanted)]

@@ -9,6 +9,7 @@ Rules, in order:
    numbers are balanced by quantile bins.
 5. Where the publisher fixed a test part, `test` comes from it alone and the other splits never touch it.
    A unit that straddles the parts keeps its rows in the test part; the others are `unused`.
+6. Where groups are counted (slices of volumes), subjects without a label may judge stage 1: see `assign_groups`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class _Unit:
     rows: tuple[int, ...]
     label: str  # of the first labelled row; "" if none has one
     part: bool  # in the publisher's test part
+    site: str = ""  # balanced as labels are
+    size: int = 0  # what it counts for: its rows, or 1 where groups are counted
 
 
 def rank(seed: int, name: str) -> str:
@@ -90,6 +93,68 @@ def assign(samples: pd.DataFrame, split: Split, seed: int, *, kind: Kind = "clas
     return pd.Series(out, index=samples.index)
 
 
+def assign_groups(samples: pd.DataFrame, split: Split, seed: int, *, kind: Kind = "class") -> pd.Series:
+    """As `assign`, but sizes count groups (subjects), and fractions are shares of all of them.
+
+    Rules that differ, since each subject is precious and the same trained model should serve every target:
+
+    * `unlabelled` takes groups by rank and site, whether or not they have a label: so training is the same for sex,
+      age, and no table at all.
+    * `labelled` takes labelled groups from the rest; `test` too, and then any: unseen people can judge reconstructions
+      without a label. Both are stratified by label and site. Where labels are scarce, the pool gets its share of them.
+
+    Raises:
+        ToolkitError: a split wants more than there is.
+    """
+    units = [replace(unit, size=1) for unit in _units(samples, split, seed)]
+    out = np.full(len(samples), "", dtype=object)
+    out[(samples["status"] == "ok").to_numpy()] = "unused"
+    learners = [unit for unit in units if not unit.part]
+    judges = [unit for unit in units if unit.part]
+    total = len(learners)
+    test = _count(split.test, len(judges) if split.test_part else total)
+    pool = _count(split.labelled, total)
+    if split.unlabelled == "rest":
+        wanted = max(0, total - (pool or 0) - (0 if split.test_part else test or 0))
+    else:
+        wanted = _count(split.unlabelled, total) or 0
+    _enough(samples, wanted, total, "split.unlabelled", unit="groups")
+    rest = _take_stratified([replace(unit, label="") for unit in learners], wanted, out, "unlabelled")
+    left = {unit.rank for unit in rest}
+    rest = [unit for unit in learners if unit.rank in left]
+    named = [unit for unit in rest if unit.label]
+    strata = _binned if kind == "continuous" else list
+    if isinstance(split.labelled, float) and pool:
+        judging = 0 if split.test_part else len(rest) - pool if test is None else test
+        pool = min(pool, len(named) * pool // max(1, pool + judging))
+    if pool is None and not split.test_part:
+        pool = max(0, len(named) - (test or 0))
+    _enough(samples, pool or 0, len(named), "split.labelled", unit="labelled groups")
+    if split.test_part:
+        _enough(samples, test or 0, len(judges), "split.test", unit="groups")
+        _take_stratified(strata(named), pool, out, "labelled")
+        _take_stratified(strata(judges), test, out, "test")
+        return pd.Series(out, index=samples.index)
+    _enough(samples, (pool or 0) + (test or 0), len(rest), "split.labelled + split.test", unit="groups")
+    judges = _take_stratified(strata(named), pool, out, "labelled")
+    wanted = len(rest) if test is None else test
+    _take_stratified(judges, min(wanted, len(judges)), out, "test")
+    _take_stratified([unit for unit in rest if not unit.label], max(0, wanted - len(judges)), out, "test")
+    return pd.Series(out, index=samples.index)
+
+
+def leakage(samples: pd.DataFrame) -> dict[str, int] | None:
+    """How many groups of the test split stage 1 or the pool has seen too; None where there is none.
+
+    Args:
+        samples: a sample table, or the manifest of a code store: columns group and split.
+    """
+    grouped = samples[samples["group"] != ""]
+    tested = set(grouped["group"][grouped["split"] == "test"])
+    seen = tested & set(grouped["group"][grouped["split"].isin(["unlabelled", "labelled"])])
+    return {"groups": len(seen), "of": len(tested)} if seen else None
+
+
 def scaled(split: Split, factor: float) -> Split:
     """The split with its counts scaled, for a trial with fewer images (`--limit`)."""
 
@@ -102,18 +167,23 @@ def scaled(split: Split, factor: float) -> Split:
 
 def _units(samples: pd.DataFrame, split: Split, seed: int) -> list[_Unit]:
     members: dict[str, list[int]] = defaultdict(list)
-    for row, (identity, group, status) in enumerate(
-        zip(samples["id"], samples["group"], samples["status"], strict=True)
+    whole = split.by == "group"
+    slices = samples["slice"] if "slice" in samples else [""] * len(samples)
+    for row, (identity, piece, group, status) in enumerate(
+        zip(samples["id"], slices, samples["group"], samples["status"], strict=True)
     ):
         if status == "ok":
-            members[f"group:{group}" if group else f"sample:{identity}"].append(row)
+            own = f"sample:{identity}#{piece}" if piece else f"sample:{identity}"
+            members[f"group:{group}" if group and whole else own].append(row)
+    sites = samples["site"].to_numpy() if "site" in samples else [""] * len(samples)
     labels, parts = samples["label"].to_numpy(), samples["part"].to_numpy()
     units = []
     for name, rows in members.items():
         judged = [row for row in rows if split.test_part and parts[row] == split.test_part]
         kept = judged or rows
         label = next((str(labels[row]) for row in kept if labels[row]), "")
-        units.append(_Unit(rank=rank(seed, name), rows=tuple(kept), label=label, part=bool(judged)))
+        site = str(sites[kept[0]])
+        units.append(_Unit(rank(seed, name), tuple(kept), label, bool(judged), site, len(kept)))
     return sorted(units, key=lambda unit: unit.rank)
 
 
@@ -128,48 +198,50 @@ def _take(units: list[_Unit], wanted: int, out: np.ndarray, name: str) -> list[_
     """Give `name` the first units that still fit into `wanted` samples; return the others, in order."""
     left = []
     for unit in units:
-        if len(unit.rows) <= wanted:
+        if unit.size <= wanted:
             out[list(unit.rows)] = name
-            wanted -= len(unit.rows)
+            wanted -= unit.size
         else:
             left.append(unit)
     return left
 
 
 def _take_stratified(units: list[_Unit], wanted: int | None, out: np.ndarray, name: str) -> list[_Unit]:
-    """As `_take`, with each label in proportion to its samples (largest remainder)."""
+    """As `_take`, with each label at each site in proportion to its samples (largest remainder)."""
     if wanted is None:
         wanted = _total(units)
-    by_label: dict[str, list[_Unit]] = defaultdict(list)
+    strata: dict[tuple[str, str], list[_Unit]] = defaultdict(list)
     for unit in units:
-        by_label[unit.label].append(unit)
+        strata[unit.label, unit.site].append(unit)
     total = _total(units)
-    exact = {label: wanted * _total(members) / total for label, members in sorted(by_label.items())} if total else {}
-    quota = {label: int(share) for label, share in exact.items()}
-    for label in sorted(exact, key=lambda label: quota[label] - exact[label])[: wanted - sum(quota.values())]:
-        quota[label] += 1
-    return [unit for label in quota for unit in _take(by_label[label], quota[label], out, name)]
+    exact = {key: wanted * _total(members) / total for key, members in sorted(strata.items())} if total else {}
+    quota = {key: int(share) for key, share in exact.items()}
+    for key in sorted(exact, key=lambda key: quota[key] - exact[key])[: wanted - sum(quota.values())]:
+        quota[key] += 1
+    return [unit for key in quota for unit in _take(strata[key], quota[key], out, name)]
 
 
 def _binned(units: list[_Unit]) -> list[_Unit]:
     """The same units with the number of a quantile bin for a label, at most `BINS` of at least `BIN_UNITS` units."""
-    values = np.array([float(unit.label) for unit in units])
-    bins = quantile_bins(values, max(1, min(BINS, len(units) // BIN_UNITS)))
-    return [replace(unit, label=str(number)) for unit, number in zip(units, bins, strict=True)]
+    named = [unit for unit in units if unit.label]
+    values = np.array([float(unit.label) for unit in named])
+    bins = quantile_bins(values, max(1, min(BINS, len(named) // BIN_UNITS)))
+    binned = [replace(unit, label=str(number)) for unit, number in zip(named, bins, strict=True)]
+    return binned + [unit for unit in units if not unit.label]
 
 
 def _total(units: list[_Unit]) -> int:
-    return sum(len(unit.rows) for unit in units)
+    return sum(unit.size for unit in units)
 
 
-def _enough(samples: pd.DataFrame, wanted: int, there: int, key: str) -> None:
+def _enough(samples: pd.DataFrame, wanted: int, there: int, key: str, *, unit: str = "") -> None:
     if wanted <= there:
         return
     skipped = int((samples["status"] != "ok").sum())
-    what = "decoded images" if key == "split.unlabelled" else "labelled images left for it"
+    what = unit or ("decoded images" if key == "split.unlabelled" else "labelled images left for it")
     raise ToolkitError(
-        f"{key} wants {wanted:,} samples, but there are only {there:,} {what} "
-        f"({len(samples):,} files, {skipped:,} skipped). "
+        f"{key} wants {wanted:,} {unit or 'samples'}, but there are only {there:,} {what} "
+        f"({len(samples):,} {'samples' if unit else 'files'}, {skipped:,} skipped). "
         "Ask for fewer with --set split.unlabelled=N, split.labelled=N, split.test=N, "
         "or try a smaller run with --limit N."
     )

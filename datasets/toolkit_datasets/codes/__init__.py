@@ -5,7 +5,7 @@ the same content: a folder with one `.npy` file for each sample, and one HDF5 fi
 """
 
 from .layout import CONTENTS, Level, StoreInfo, lookup, match, versions
-from .names import file_names, manifest_of
+from .names import file_names, manifest_of, safe_name
 from .reader import Codes, open_codes
 from .writer import CodeWriter
 
@@ -20,5 +20,6 @@ __all__ = [
     "manifest_of",
     "match",
     "open_codes",
+    "safe_name",
     "versions",
 ]

@@ -28,9 +28,9 @@ def file_names(samples: pd.DataFrame) -> list[str]:
     width = max((len(str(int(number))) for number in numbers if number), default=1)
     names = []
     for number, identity, piece, label in zip(numbers, samples["id"], samples["slice"], samples["label"], strict=True):
-        parts = [f"{int(number):0{width}d}" if number else _safe(identity.rsplit("/", 1)[-1])]
+        parts = [f"{int(number):0{width}d}" if number else safe_name(identity.rsplit("/", 1)[-1])]
         parts += [f"s{int(piece):03d}"] if piece else []
-        parts += [_safe(label)] if label else []
+        parts += [safe_name(label)] if label else []
         names.append("_".join(parts)[:LONGEST])
     seen = {RESERVED: 1}
     for name in names:
@@ -52,7 +52,7 @@ def manifest_of(samples: pd.DataFrame, rows: NDArray[Any]) -> pd.DataFrame:
     return chosen[list(MANIFEST_COLUMNS)]
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
     """Letters, digits, dot and dash survive; everything else becomes a dash."""
     return re.sub(r"[^\w.-]+|^\.+", "-", text, flags=re.ASCII) or "-"
 

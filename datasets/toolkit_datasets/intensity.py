@@ -1,0 +1,63 @@
+"""Grey values of a scan: what is head, and which values become black and white.
+
+MRI has no unit, so every volume gets a window of its own; its slices share that window, or the same tissue would
+change its grey from slice to slice, and bright slices could not be told from dark ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .images import Unreadable
+
+# FSL's rule for telling head from air (Smith 2002, "Fast robust automated brain extraction", doi 10.1002/hbm.10062):
+# 10 % of the way between the 2nd and the 98th percentile of all voxels. Works with and without the skull.
+ROBUST = (2.0, 98.0)
+SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which values matter in one volume, in its own unit."""
+
+    threshold: float  # above it a voxel is foreground: the head, or what skull stripping left of it
+    low: float  # becomes 0, with all below
+    high: float  # becomes 255, with all above
+
+    def grey(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values of any shape as float32 from 0 to 255, clipped to the window."""
+        scaled = (values - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
+        return np.clip(scaled, 0, 255, out=scaled)
+
+
+def window_of(data: NDArray[np.float32], clip: tuple[float, float]) -> Window:
+    """The window of a volume. Single values that are not finite count as background and are changed to it in place.
+
+    Args:
+        data: (R, A, S) the whole volume.
+        clip: percentiles of the foreground that become black and white.
+
+    Raises:
+        Unreadable: no finite value, or all are equal.
+    """
+    finite = np.isfinite(data)
+    if not finite.any():
+        raise Unreadable("holds no finite value (filled with NaN)")
+    if not finite.all():  # NaN around the brain is some tools' way to say "outside"
+        data[~finite] = data[finite].min()
+    del finite
+    lowest, highest = float(data.min()), float(data.max())
+    if lowest == highest:
+        raise Unreadable(f"constant: every voxel is {lowest:g}")
+    dark, bright = (float(value) for value in np.percentile(data, ROBUST))
+    if dark == bright:  # fewer than 2 in 100 voxels differ from the background
+        dark, bright = lowest, highest
+    threshold = dark + SHARE * (bright - dark)
+    foreground = data[data > threshold]
+    low, high = (float(value) for value in np.percentile(foreground, clip))
+    if not high > low:  # a mask: the foreground is one value
+        low, high = dark, float(foreground.max())
+    return Window(threshold, low, high)
