@@ -52,6 +52,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqvae-toolkit"
 
 
+def stamp(path: Path) -> str:
+    """Size and time of change of a file; "missing" for a dangling link, of which `decode` gives the reason."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
 def decoded(
     names: Sequence[str],
     slices: Sequence[str],
