@@ -92,7 +92,7 @@ class Slices(Part):
     `start` and `stop` are in the unit that `by` says, and half-open as Python's ranges.
     """
 
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"  # by anatomy, however the file stores it
     by: Literal["head", "fraction", "index", "mm"] = "head"  # shares of the head, of the volume; slices; mm from below
     start: float | None = None  # none: from the first; negative indices count from the end
     stop: float | None = None  # none: to the last
