@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from . import card as cards
+from . import card_data as cards
 from .atomic import output_folder
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .card import Card, Labels
+from .card import Card
+from .card_data import Labels
 from .errors import ToolkitError
 from .targets import number
 
