@@ -8,8 +8,8 @@ import pytest
 
 from toolkit_datasets import cache, prepare
 from toolkit_datasets.cache import Decodings, decoded
-from toolkit_datasets.card import Image as Geometry
 from toolkit_datasets.card import load_card
+from toolkit_datasets.card_data import Image as Geometry
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.images import EMPTY, Decoded, Unreadable
 from toolkit_datasets.progress import SILENT

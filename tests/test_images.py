@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit_datasets.card import Image as Geometry
+from toolkit_datasets.card_data import Image as Geometry
 from toolkit_datasets.images import Unreadable, decode_file
 
 RGB = Geometry(size=8, channels=3)

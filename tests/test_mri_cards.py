@@ -178,6 +178,7 @@ def test_the_real_cohort_and_its_participants(real_data: Path) -> None:
     assert (found["demographics"]["age"]["min"], found["demographics"]["age"]["max"]) == (21, 55)
     assert found["demographics"]["group"] == {"depr": 38, "control": 15}
     assert found["images"] == found["decoded"] == 53 * 30
+    assert found["subjects"] == {"unlabelled": 26, "test": 14, "labelled": 13}
     assert (found["skipped"], found["exclusions"], found["leakage"]) == ([], [], None)
 
 

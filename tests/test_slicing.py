@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit_datasets.card import Slices, load_card
+from toolkit_datasets.card import load_card
+from toolkit_datasets.card_data import Slices
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.nifti import Header
 from toolkit_datasets.slicing import IN_PLANE, SIDES, ends, extent, frame_of, located, plane, planned

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toolkit_datasets.card import Split
+from toolkit_datasets.card_data import Split
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.splits import assign, assign_groups, leakage, scaled
 

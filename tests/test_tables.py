@@ -174,6 +174,12 @@ def test_pictures_can_have_a_table_of_subjects_too(tmp_path: Path, write_picture
     assert "2 of 3 subjects" in scan.notes[0]
 
 
+def test_in_a_table_of_files_every_word_is_a_class(tmp_path: Path, write_pictures: Any) -> None:
+    data = write_pictures(tmp_path / "d", ["1.png", "2.png", "3.png"])
+    (tmp_path / "t.csv").write_text("file,label\n1.png,na\n2.png,glioma\n3.png,\n")
+    assert scan_images(data, load_card("folder"), tmp_path / "t.csv").samples["label"].tolist() == ["na", "glioma", ""]
+
+
 @pytest.mark.parametrize(("suffix", "package"), [(".xls", "xlrd"), (".xlsx", "openpyxl")])
 def test_a_missing_package_says_how_to_get_it(
     suffix: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

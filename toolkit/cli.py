@@ -88,7 +88,7 @@ def run(
 @main.command()
 @click.argument("card", required=False)
 @options.takes_images
-@options.path_option("--sheet", metavar="FILE", help="Also write a contact sheet (PNG).")
+@options.path_option("--sheet", metavar="FILE", help="Also write a contact sheet (PNG); of volumes three planes too.")
 @options.common
 def datasets(
     console: Console,

@@ -93,6 +93,8 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
             f"({prepared.card.split.group or 'pixel-identical'})"
         )
     lines += ["", _table(found["splits"])]
+    if "subjects" in found:
+        lines.append(f"subjects    {', '.join(f'{split} {count:,}' for split, count in found['subjects'].items())}")
     if found["skipped"]:
         lines += ["", "skipped:"]
         lines += [f"  {entry['path']}: {entry['reason']}" for entry in found["skipped"][:20]]

@@ -38,7 +38,8 @@ def volume_facts(prepared: Prepared) -> dict[str, Any]:
             "slicing": slices.model_dump(),
             "positions": [float(positions.min()), float(positions.max())] if len(positions) else None,
             "empty": len(prepared.empty),
-        }
+        },
+        "subjects": {str(split): int(count) for split, count in _people(prepared)["split"].value_counts().items()},
     }
 
 
@@ -106,6 +107,12 @@ def slicing_text(prepared: Prepared) -> str:
     positions = prepared.samples["position"][prepared.samples["position"] != ""].astype(float)
     at = f", at {positions.min():.1f} to {positions.max():.1f} mm" if len(positions) else ""
     return f"{many} {where}{at}"
+
+
+def _people(prepared: Prepared) -> pd.DataFrame:
+    """One row for each subject and split."""
+    good = prepared.samples[prepared.samples["status"] == "ok"]
+    return good.drop_duplicates(["group", "split"])
 
 
 def _windows(prepared: Prepared) -> dict[str, dict[str, float]] | None:

@@ -59,8 +59,11 @@ def open_data(
     if skipped := prepared.skipped_files:
         reasons = [f"  {path}: {reason}" for path, reason in skipped]
         shown = reasons[:5] + ([f"  … and {len(reasons) - 5} more, all in samples.csv"] if len(reasons) > 5 else [])
-        files = prepared.samples["path"].nunique()
-        progress.say("\n".join([f"skipped {len(skipped)} of {files} files:", *shown]))
+        files, what = (
+            prepared.samples["path"].nunique(),
+            "volumes" if prepared.card.source.kind == "volumes" else "images",
+        )
+        progress.say("\n".join([f"skipped {len(skipped)} of {files} {what}:", *shown]))
     return prepared
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
 
-from toolkit_datasets.card import Slices
+from toolkit_datasets.card_data import Slices
 from toolkit_datasets.intensity import window_of
 from toolkit_datasets.nifti import Header, read_volume
 from toolkit_datasets.prepare import Prepared

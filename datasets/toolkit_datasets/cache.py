@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from . import card as cards
+from . import card_data as cards
 from .atomic import output_folder
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
@@ -50,6 +50,15 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("TOOLKIT_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqvae-toolkit"
+
+
+def stamp(path: Path) -> str:
+    """Size and time of change of a file; "missing" for a dangling link, of which `decode` gives the reason."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 def decoded(

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .cache import decoded, is_fault
-from .card import Card, Split
+from .card import Card
+from .card_data import Split
 from .errors import ToolkitError
 from .images import EMPTY
 from .progress import SILENT, Progress

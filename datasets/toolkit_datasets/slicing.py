@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .card import Slices
+from .card_data import Slices
 from .nifti import Header
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache import stamp
 from .card import Card
 from .errors import ToolkitError
 from .images import Decoded, Unreadable, decode_file, decode_image, reasons
@@ -63,15 +64,6 @@ def open_source(card: Card, data: Path | None, labels: Path | None, progress: Pr
 
         return Volumes(card, data, labels)
     return Folder(card, data, labels)
-
-
-def stamp(path: Path) -> str:
-    """Size and time of change of a file; "missing" for a dangling link, of which `decode` gives the reason."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return "missing"
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
 class Folder:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .card import Size, Split
+from .card_data import Size, Split
 from .errors import ToolkitError
 from .targets import BINS, Kind, quantile_bins
 

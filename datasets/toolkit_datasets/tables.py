@@ -1,9 +1,9 @@
 """Label tables: a spreadsheet with one row for each file or each subject, joined to the sample table by name.
 
 Two kinds of table, told apart by their id column. One that names *files* is the user's own: a picture without a row
-simply has no label, and two rows that disagree are a slip to be mended. One that names *subjects* describes a cohort
-and comes from elsewhere, with all its gaps: whoever gets no label from it is listed with the reason, and nobody has
-to mend anything.
+simply has no label, "na" is a class like any other, and two rows that disagree are a slip to be mended. One that names
+*subjects* describes a cohort and comes from elsewhere, with all its gaps: whoever gets no label from it is listed
+with the reason, and nobody has to mend anything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .card import Card, Labels
+from .card import Card
+from .card_data import Labels
 from .errors import ToolkitError
 from .targets import number
 
 FILE_COLUMNS = ("file", "filename", "path", "id", "image", "name")
 SUBJECT_COLUMNS = ("participant_id", "subject_id", "subject", "ixi_id", "mrid")
 LABEL_COLUMNS = ("label", "class", "category", "target")
-MISSING = {"", "n/a", "na", "nan", "none", "null", "missing", "unknown", "-", ".", "?"}  # as people write it, any case
+MISSING = {
+    "",
+    "n/a",
+    "#n/a",
+    "na",
+    "nan",
+    "-",
+    ".",
+}  # "no value" in a table of subjects (BIDS, Excel, R, SPSS), any case
 DESCRIBES = re.compile(r"(age|sex|gender|site|group|diagnosis|batch|scanner|hand)\b", re.IGNORECASE)
 SPREADSHEETS = {".xls": "xlrd", ".xlsx": "openpyxl"}  # suffix -> what reads it
 NAMED = 10  # subjects named in a note; all of them are in `exclusions`
@@ -131,7 +140,7 @@ def join_table(samples: pd.DataFrame, table: Path, labels: Labels, *, keep_label
     notes = [f"{unmatched} rows of {table.name} match no file"] if unmatched else []
     if keep_labels:
         return Joined(samples, tuple(notes), demographics=demographics)
-    values = [_label(text, labels) for text in data[label_column]]
+    values = [_label(text, labels, MISSING if of_subjects else {""}) for text in data[label_column]]
     found: dict[int, str] = {}
     why: dict[int, str] = {}
     for place, rows in rows_of.items():
@@ -211,9 +220,9 @@ def _named(text: str, labels: Labels) -> str:
     return part[0] if part else text.replace("\\", "/")
 
 
-def _label(text: str, labels: Labels) -> str:
+def _label(text: str, labels: Labels, missing: Collection[str]) -> str:
     """A cell of the label column as a label; "" where it has none."""
-    if text.casefold() in MISSING or text in labels.none:
+    if text.casefold() in missing or text in labels.none:
         return ""
     return text if labels.kind == "continuous" else labels.names.get(text, text)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .cache import stamp
 from .card import Card
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
@@ -45,8 +46,6 @@ class Volumes:
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """Size and time of change of each file."""
-        from .sources import stamp
-
         return [stamp(self._root / path) for path in paths]
 
     def decode(self, path: str, slices: Sequence[str]) -> list[Decoded | Unreadable]:
@@ -120,11 +119,9 @@ def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> lis
             continue
         grey = frame.picture(window.grey(plane(volume.data, wanted.axis, place.index)), size)
         pixels = np.repeat(grey[:, :, None], card.image.channels, axis=2)
-        results.append(
-            Decoded(
-                pixels, volume.sha256, header.dtype, width, height, f"{place.mm:.2f}", _short(window.low, window.high)
-            )
-        )
+        limits = f"{window.low:.6g} {window.high:.6g}"
+        position = f"{place.mm:.2f}"
+        results.append(Decoded(pixels, volume.sha256, header.dtype, width, height, position, limits))
     return results
 
 
@@ -164,7 +161,3 @@ def _no_slices(card: Card, header: Header) -> str:
         f"has no {wanted.axis} slice in [{start}, {stop}) by {wanted.by}: it has {header.shape[axis]} slices, "
         f"{length:.1f} mm in all"
     )
-
-
-def _short(low: float, high: float) -> str:
-    return f"{low:.6g} {high:.6g}"
