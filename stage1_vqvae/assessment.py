@@ -50,7 +50,7 @@ def assess(
             with torch.inference_mode():
                 latents = model.encode(batch)
                 counts.add(model.quantize(latents), len(part))
-                spread.add(latents, len(part))
+                spread.add({name: each for name, each in latents.items() if name not in model.quantizers}, len(part))
             bar.update(len(part))
     totals = {
         name: own + np.sum([each.code_counts[name] for each in scored.values()], axis=0)
@@ -61,9 +61,11 @@ def assess(
     judged = next(iter(splits))  # the first there is, in the order above
     levels: dict[str, dict[str, float]] = {}
     for level in model.levels:
-        figures: dict[str, float] = {"numbers": level.dim, "active": spread.active(level.name)}
+        figures: dict[str, float] = {}
         if level.codes:
             figures = {"usage": usage(totals[level.name]), "perplexity": perplexity(totals[level.name])}
+        else:
+            figures = {"numbers": level.dim, "active": spread.active(level.name)}
         levels[level.name] = {**figures, "bits_per_pixel": level.bits / model.size**2}
     coded = [levels[name] for name in totals]
     codebooks: dict[str, float] = {}
