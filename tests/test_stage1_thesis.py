@@ -125,6 +125,13 @@ def test_a_preset_refuses_what_contradicts_it_and_survives_its_own_card() -> Non
     assert card_from(resolved.model_dump(mode="json"), origin="test") == resolved
 
 
+def test_the_card_of_the_thesis_has_its_networks() -> None:
+    for objective, published in (("reconstruct", 248_912), ("vae", 38_061_104)):
+        with torch.device("meta"):
+            model = untrained(load_card("ixi-thesis", [f"train.objective={objective}"]))
+        assert thesis.count(model.encoder)[0] == published
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("thesis") / "stage1"
