@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from toolkit_datasets.atomic import replacing
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent
 
+from .autoencoder import Autoencoder
 from .batches import load, padded
-from .model import VQVAE
 from .reconstruct import CodeCounts, Scored, reconstruct, score, summary
+from .references import references
 
 EXAMPLES = 8  # pairs in examples.npz: two rows of a page
+ACTIVE = 0.01  # variance of a latent's mean; its prior has 1
 
 
 def assess(
-    prepared: Prepared, model: VQVAE, validation: np.ndarray, *, progress: Progress | None = None
+    prepared: Prepared, model: Autoencoder, validation: np.ndarray, *, progress: Progress | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures and examples of `model`; `validation` are the unlabelled rows held out from its training.
 
     Returns:
         The quality part of metrics.json (the figures are those of the test images, else of the labelled ones, else of
-        the validation ones; codes are counted over unlabelled, labelled and test images together, `codebook_usage` is
-        the lowest of the levels and `perplexity` that of the first), and the arrays of
-        examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
+        the validation ones, and `references` stand beside them on the same images; codes are counted over unlabelled,
+        labelled and test images together, `codebook_usage` is the lowest of the levels and `perplexity` that of the
+        first; latents without codes have the number of `active` ones over the training images instead), and the arrays
+        of examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
     """
     show = progress or Silent()
     size = prepared.card.encode.batch_size
     unlabelled = prepared.rows("unlabelled")
     unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
     unseen = {split: rows for split, rows in unseen.items() if len(rows)}
+    learned = np.setdiff1d(unlabelled, validation)
     scored: dict[str, Scored] = {}
-    with show.bar("evaluate", sum(map(len, unseen.values())) + len(unlabelled) - len(validation), "images") as bar:
+    with show.bar("evaluate", sum(map(len, unseen.values())) + len(learned), "images") as bar:
         for split, rows in unseen.items():
             scored[split] = score(model, prepared.images, rows, batch_size=size, bar=bar)
-        counts = CodeCounts(model)
-        for part, batch in padded(prepared.images, np.setdiff1d(unlabelled, validation), size, model.mean.device):
+        counts, spread = CodeCounts(model), Spread()
+        for part, batch in padded(prepared.images, learned, size, model.mean.device):
             with torch.inference_mode():
-                counts.add(model.quantize(model.encode(batch)), len(part))
+                latents = model.encode(batch)
+                counts.add(model.quantize(latents), len(part))
+                spread.add({name: each for name, each in latents.items() if name not in model.quantizers}, len(part))
             bar.update(len(part))
     totals = {
         name: own + np.sum([each.code_counts[name] for each in scored.values()], axis=0)
@@ -51,28 +59,33 @@ def assess(
 
     splits = {split: summary(each, model) for split, each in scored.items()}
     judged = next(iter(splits))  # the first there is, in the order above
-    levels = {
-        level.name: {
-            "usage": usage(totals[level.name]),
-            "perplexity": perplexity(totals[level.name]),
-            "bits_per_pixel": level.bits / model.size**2,
-        }
-        for level in model.levels
-    }
+    levels: dict[str, dict[str, float]] = {}
+    for level in model.levels:
+        figures: dict[str, float] = {}
+        if level.codes:
+            figures = {"usage": usage(totals[level.name]), "perplexity": perplexity(totals[level.name])}
+        else:
+            figures = {"numbers": level.dim, "active": spread.active(level.name)}
+        levels[level.name] = {**figures, "bits_per_pixel": level.bits / model.size**2}
+    coded = [levels[name] for name in totals]
+    codebooks: dict[str, float] = {}
+    if coded:
+        codebooks = {"codebook_usage": min(each["usage"] for each in coded), "perplexity": coded[0]["perplexity"]}
     metrics = {
+        "model": model.kind,
         "figures_on": judged,
         **{name: splits[judged][name] for name in ("psnr", "ssim", "normalised_mse")},
         "bits_per_pixel": model.bits_per_pixel,
-        "codebook_usage": min(level["usage"] for level in levels.values()),
-        "perplexity": levels[model.fine]["perplexity"],
+        **codebooks,
         "levels": levels,
+        "references": references(model, prepared.images, learned, unseen[judged], batch_size=size, progress=show),
         "splits": splits,
         "code_counts": {name: array.tolist() for name, array in totals.items()},
     }
     return metrics, examples(prepared, model, unseen[judged], scored[judged])
 
 
-def examples(prepared: Prepared, model: VQVAE, rows: np.ndarray, scored: Scored) -> dict[str, np.ndarray]:
+def examples(prepared: Prepared, model: Autoencoder, rows: np.ndarray, scored: Scored) -> dict[str, np.ndarray]:
     """Up to 8 of `rows`, evenly spaced, with their reconstructions and scores."""
     places = np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))
     chosen = rows[places]
@@ -91,6 +104,27 @@ def write_examples(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write `arrays` to the .npz file `path` in one step. Text is stored as unicode, never as objects."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+class Spread:
+    """Which latents say anything about the images: mean and variance of each, over many batches."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._sums: dict[str, Tensor] = {}  # level -> (2, D) float64: of the numbers, and of their squares
+
+    def add(self, latents: Mapping[str, Tensor], n: int) -> None:
+        """Count the first `n` images of a batch of latents (B, D, h, w), averaged over the grid."""
+        self._n += n
+        for name, values in latents.items():
+            values = values[:n].double().mean((2, 3))
+            sums = torch.stack([values.sum(0), values.square().sum(0)])
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def active(self, name: str) -> int:
+        """Latents whose variance over the images is above 0.01 (Burda et al., "IWAE", 2016, section 5.2)."""
+        mean, square = self._sums[name] / self._n
+        return int((square - mean.square() > ACTIVE).sum())
 
 
 def usage(counts: np.ndarray) -> float:

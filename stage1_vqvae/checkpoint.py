@@ -18,8 +18,9 @@ from toolkit_datasets.card import Card, card_from
 from toolkit_datasets.codes import versions
 from toolkit_datasets.errors import ToolkitError
 
+from .autoencoder import Autoencoder
 from .device import choose_device
-from .model import VQVAE
+from .model import untrained
 
 FORMAT = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -29,14 +30,19 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 class Loaded:
     """A trained model and what is known about it."""
 
-    model: VQVAE
+    model: Autoencoder
     card: Card
     metrics: dict[str, Any]
     model_hash: str  # sha256 of model.safetensors, in hex
 
 
 def save_model(
-    folder: Path, model: VQVAE, card: Card, metrics: Mapping[str, Any], *, settings: Mapping[str, Any] | None = None
+    folder: Path,
+    model: Autoencoder,
+    card: Card,
+    metrics: Mapping[str, Any],
+    *,
+    settings: Mapping[str, Any] | None = None,
 ) -> str:
     """Write both files, `model.json` last: where it stands, the model is finished. Returns the model's hash.
 
@@ -51,7 +57,7 @@ def save_model(
         "format_version": FORMAT,
         "model_hash": model_hash,
         "architecture": {
-            "name": "vqvae",
+            "name": model.kind,
             "parameters": model.parameter_count,
             "bits_per_pixel": model.bits_per_pixel,
             "levels": [asdict(level) for level in model.levels],
@@ -84,7 +90,7 @@ def load_model(folder: Path, device: str = "auto") -> Loaded:
             "the two are not from one training, or the file is damaged. Copy both again, or train again."
         )
     card = card_from(description["card"], origin=str(folder / DESCRIPTION))
-    model = VQVAE(card)
+    model = untrained(card)
     try:
         model.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:

@@ -10,9 +10,11 @@ import torch
 
 from toolkit_datasets.card import Card
 from toolkit_datasets.codes import Codes, CodeWriter, StoreInfo, manifest_of, open_codes, versions
+from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent
 
+from .autoencoder import Autoencoder
 from .batches import check_shape, padded
 from .checkpoint import load_model
 from .codebook_start import start_coarse, start_codebook
@@ -50,12 +52,18 @@ def encode(
         progress: counts images.
 
     Raises:
-        ToolkitError: no such model, images of another shape, or a store of other codes at `out`.
+        ToolkitError: no such model, a content that it cannot give, images of another shape, or a store of other codes
+            at `out`.
     """
     show = progress or Silent()
     loaded = load_model(model_folder, device)
     model, card, levels = loaded.model, loaded.card, loaded.model.levels
     check_shape(prepared.images, card)
+    if content != "latents" and not model.quantizers:
+        raise ToolkitError(
+            f"{model_folder} holds a VAE, which has latents and no codebook, so there are no {content} to write: "
+            "give --content latents"
+        )
     size = card.encode.batch_size
     info = StoreInfo(
         content=content,
@@ -94,7 +102,7 @@ def encode(
     return open_codes(out)
 
 
-def latent_bits(model: VQVAE) -> float:
+def latent_bits(model: Autoencoder) -> float:
     """Bits per pixel of the latents before quantisation: 32 for each number."""
     return 32.0 * sum(level.dim * level.height * level.width for level in model.levels) / model.size**2
 
@@ -110,28 +118,32 @@ def random_codes(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """What the architecture gives without training: the baseline that says what the learning was good for.
 
-    Convolutions and patterns are random; brightness and codebooks come from `fit_rows`, as at the start of a training.
+    Weights and patterns are random; brightness and codebooks come from `fit_rows`, as at the start of a training.
 
     Returns:
-        By level: indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32.
+        By level: indices (n, R, h, w) uint8 or uint16 of `rows`, and the codebook (R, K, D) float32. A model without
+        codes gives latents (n, D, h, w) float32 and no codebook.
     """
     show = progress or Silent()
     check_shape(images, card)
     place = choose_device(device)
     model = build(card, seed=card.seed).to(place).eval()
     model.measure(images, fit_rows)
-    start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
-    if model.coarse:
-        start_coarse(model, images, fit_rows, seed=card.seed)
-    out = {
-        level.name: np.empty((len(rows), level.depth, level.height, level.width), dtype=level.index_dtype)
-        for level in model.levels
-    }
+    if isinstance(model, VQVAE):
+        start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
+        if model.coarse:
+            start_coarse(model, images, fit_rows, seed=card.seed)
+    out = {}
+    for level in model.levels:
+        shape = (level.depth, level.height, level.width) if level.codes else level.shape("latents")
+        out[level.name] = np.empty((len(rows), *shape), dtype=level.index_dtype if level.codes else np.float32)
     done = 0
     with show.bar("random encoder", len(rows), "images") as bar, torch.inference_mode():
         for part, batch in padded(images, rows, card.encode.batch_size, place):
-            for name, quantized in model.quantize(model.encode(batch)).items():
-                out[name][done : done + len(part)] = quantized.indices[: len(part)].cpu().numpy()
+            latents = model.encode(batch)
+            arrays = latents | {name: each.indices for name, each in model.quantize(latents).items()}
+            for name, array in arrays.items():
+                out[name][done : done + len(part)] = array[: len(part)].cpu().numpy()
             done += len(part)
             bar.update(len(part))
     return out, model.codebooks

@@ -1,8 +1,7 @@
-"""The VQ-VAE: images in, codes in the middle, images out."""
+"""The VQ-VAE: images in, codes in the middle, images out; and how a card's model is made."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,38 +9,38 @@ from torch import Tensor, nn
 from toolkit_datasets.card import Card
 from toolkit_datasets.codes import Level
 
+from . import thesis
+from .autoencoder import Autoencoder, Levels
 from .coarse import Coarse
 from .networks import decoder, encoder
-from .quantizer import Quantized, Quantizer
+from .quantizer import Quantizer
+from .vae import VAE
 
 CODES, FINE, COARSE = "codes", "fine", "coarse"
 """Names of levels: a plain VQ-VAE has `codes`; one with a coarse level has `fine` and `coarse`."""
 
-Levels = dict[str, Tensor]
-"""A tensor for each level, by its name."""
 
-
-class VQVAE(nn.Module):
-    """Encoder, quantiser and decoder of one card, with the brightness that its training images have.
-
-    Inside, images are (B, C, H, W) with mean 0 and variance 1 over the training set; `normalise` and `pixels` go in
-    and out of that. A mean squared error in there is the normalised one: 1 is what the mean image scores.
+class VQVAE(Autoencoder):
+    """Encoder, quantiser and decoder.
 
     With the objective `agree` there is a second, coarse level, whose codes the decoder sees too (as the top level of
     Razavi et al., "VQ-VAE-2", 2019).
     """
 
-    mean: Tensor  # (C, 1, 1) of the training images in [0, 1]
-    deviation: Tensor  # scalar, of all channels together about their means
+    kind = "vqvae"
 
     def __init__(self, card: Card) -> None:
-        super().__init__()
+        super().__init__(card)
         image, settings = card.image, card.vqvae
-        self.size, self.channels, self.stride = image.size, image.channels, settings.stride
+        self.stride = settings.stride
         self.coarse = Coarse(card) if card.train.objective == "agree" else None
         self.fine = FINE if self.coarse else CODES
-        shape = {"channels": image.channels, "stride": settings.stride, "width": settings.width}
-        self.encoder = encoder(**shape, blocks=settings.blocks, dim=settings.code_dim)
+        seen = settings.code_dim * (2 if self.coarse else 1)  # D of what the decoder gets
+        if settings.network == "thesis":
+            self.encoder = thesis.vqvae_encoder(image.channels, settings.code_dim)
+        else:
+            shape = {"channels": image.channels, "stride": settings.stride, "width": settings.width}
+            self.encoder = encoder(**shape, blocks=settings.blocks, dim=settings.code_dim)
         self.quantizer = Quantizer(
             settings.codebook_size,
             settings.code_dim,
@@ -51,17 +50,11 @@ class VQVAE(nn.Module):
         )
         if self.coarse:
             self.context = nn.Conv2d(self.coarse.quantizer.dim, settings.code_dim, 1)
-        self.decoder = decoder(**shape, blocks=settings.blocks, dim=settings.code_dim * (2 if self.coarse else 1))
-        self.register_buffer("mean", torch.full((image.channels, 1, 1), 0.5))
-        self.register_buffer("deviation", torch.tensor(0.25))
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 with mean 0 and variance 1 over the training images."""
-        return (images.float() / 255 - self.mean) / self.deviation
-
-    def pixels(self, decoded: Tensor) -> Tensor:
-        """What the decoder gives (B, C, H, W) -> float32 in [0, 1]."""
-        return (decoded.float() * self.deviation + self.mean).clamp(0, 1)
+        if settings.network == "thesis":
+            self.decoder = thesis.vqvae_decoder(image.channels, seen)
+            thesis.start_as_keras(self.encoder, self.decoder)
+        else:
+            self.decoder = decoder(**shape, blocks=settings.blocks, dim=seen)
 
     def encode(self, images: Tensor) -> Levels:
         """uint8 images (B, C, H, W) -> each level's latents (B, D, h, w) float32, before quantisation."""
@@ -70,10 +63,6 @@ class VQVAE(nn.Module):
         if self.coarse:
             latents[COARSE] = self.coarse(normal)
         return latents
-
-    def quantize(self, latents: Levels) -> dict[str, Quantized]:
-        """Each level's latents (B, D, h, w) -> its codes."""
-        return {name: self.quantizers[name](values) for name, values in latents.items()}
 
     def decode(self, vectors: Levels) -> Tensor:
         """Each level's codes (B, D, h, w) -> float32 images in [0, 1] (B, C, H, W)."""
@@ -86,21 +75,6 @@ class VQVAE(nn.Module):
             return fine
         context = F.interpolate(self.context(vectors[COARSE]), size=fine.shape[2:], mode="nearest")
         return torch.cat([fine, context.to(fine.dtype)], 1)
-
-    def measure(self, images: np.ndarray, rows: np.ndarray) -> None:
-        """Take mean and deviation from `images[rows]` (N, H, W, C) uint8; at most 10,000 of them, evenly spaced."""
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 10_000)).astype(int))]
-        counts = np.zeros((self.channels, 256))  # histograms: exact sums, whatever the order
-        for start in range(0, len(rows), 256):
-            part = images[rows[start : start + 256]]
-            for channel in range(self.channels):
-                counts[channel] += np.bincount(part[..., channel].reshape(-1), minlength=256)
-        values = np.arange(256) / 255
-        share = counts / counts.sum(1, keepdims=True)
-        mean = share @ values  # (C,)
-        variance = (share * (values - mean[:, None]) ** 2).sum(1).mean()
-        self.mean.copy_(torch.from_numpy(mean.astype(np.float32))[:, None, None])
-        self.deviation.fill_(max(float(np.sqrt(variance)), 1 / 255))  # constant images: one grey level
 
     @property
     def grid(self) -> int:
@@ -121,26 +95,21 @@ class VQVAE(nn.Module):
             for name, each in self.quantizers.items()
         )
 
-    @property
-    def codebooks(self) -> dict[str, np.ndarray]:
-        """Level name -> codebook (R, K, D) float32."""
-        return {name: each.codebook.detach().cpu().numpy() for name, each in self.quantizers.items()}
 
-    @property
-    def bits_per_pixel(self) -> float:
-        """log2(K) bits per code of every level, over the image's pixels (not its channels): all a decoder needs."""
-        return sum(level.bits for level in self.levels) / self.size**2
-
-    @property
-    def parameter_count(self) -> int:
-        """Trained numbers, codebooks included."""
-        learned = sum(p.numel() for p in self.parameters())
-        return learned + sum(each.codebook.numel() for each in self.quantizers.values())
+def untrained(card: Card) -> Autoencoder:
+    """The model that the card asks for, with whatever weights the global random state gives."""
+    return VAE(card) if card.train.objective == "vae" else VQVAE(card)
 
 
-def build(card: Card, *, seed: int) -> VQVAE:
+def build(card: Card, *, seed: int) -> Autoencoder:
     """An untrained model whose weights depend on `seed` alone; the global random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = VQVAE(card)
+        model = untrained(card)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def levels_of(card: Card) -> tuple[Level, ...]:
+    """The levels that the card's model will write, without the time and memory that its weights would take."""
+    with torch.device("meta"):
+        return untrained(card).levels

@@ -26,7 +26,8 @@ def channels_at(stride: int, width: int) -> list[int]:
     >>> channels_at(16, 64)
     [32, 64, 128, 128]
     """
-    return [max(1, width // 2), width, 2 * width, 2 * width][: int(math.log2(stride))]
+    steps = int(math.log2(stride))
+    return [max(1, width // 2), width, *[2 * width] * steps][:steps]
 
 
 def encoder(*, channels: int, stride: int, width: int, blocks: int, dim: int) -> nn.Sequential:

@@ -1,7 +1,8 @@
 """The parts of which stage 1's objectives are made, each a function of tensors with its source.
 
 How they are put together is the business of phases.py: `reconstruct` is reconstruction + beta x commitment, of images
-that corruption may have touched; `agree` comes before it and trains the coarse level by agreement.
+that corruption may have touched; `agree` comes before it and trains the coarse level by agreement. `vae` is Gaussian
+error + divergence (elbo.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,24 @@ def reconstruction(decoded: Tensor, target: Tensor) -> Tensor:
 def commitment(quantized: Quantized) -> Tensor:
     """Mean squared distance of the latents from their codes; only the encoder feels it (ibid., last term of eq. 3)."""
     return F.mse_loss(quantized.latents, quantized.vectors.detach())
+
+
+def gaussian_error(decoded: Tensor, target: Tensor, *, noise: float) -> Tensor:
+    """-log p(x | z) in nats, where each value is normally distributed about the decoder's with deviation `noise`.
+
+    Summed over the values of an image (B, C, H, W), averaged over images; without the constant C H W log(noise
+    sqrt(2 pi)), which no weight changes.
+    """
+    return (decoded.float() - target).square().sum() / (2 * noise**2 * len(target))
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(q(z | x) || N(0, 1)) in nats, summed over latents (B, D), mean over images (Kingma & Welling 2014, app. B).
+
+    >>> float(divergence(torch.zeros(3, 5), torch.zeros(3, 5))), float(divergence(torch.ones(3, 5), torch.zeros(3, 5)))
+    (0.0, 2.5)
+    """
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))
 
 
 def corrupted(images: Tensor, settings: Corrupt, *, generator: torch.Generator) -> Tensor:

@@ -1,88 +1,33 @@
-"""The phases of a training: `agree`, which makes the coarse level, and `reconstruct`, which makes the rest.
-
-A phase says what learns, the loss of a batch, and what happens before the first step, after each and after the last.
-The loop in train.py does everything else. A phase is a module, so that its state is all there is to save.
+"""The phases of each objective, and two of them: `agree`, which makes the coarse level, and `reconstruct`, which makes
+the rest of a VQ-VAE. The VAE's is in elbo.py.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit_datasets.card import Agree as AgreeSettings
-from toolkit_datasets.card import Card, Train
+from toolkit_datasets.card import Card
 from toolkit_datasets.progress import Progress
 
 from .assessment import perplexity, usage
+from .autoencoder import Autoencoder
 from .batches import load, padded
 from .coarse import shrink
 from .codebook_start import learn_patterns, start_coarse, start_codebook
+from .elbo import Elbo
 from .model import COARSE, VQVAE
 from .networks import fold, trunk, trunk_width
 from .objectives import agreement, commitment, corrupted, reconstruction
+from .phase import Outcome, Phase
 from .quantizer import Quantized
 from .reconstruct import evaluate
 from .views import apply, draw
 
 SHRUNK_AT_ONCE = 32  # images made small together: a whole batch of 512 px would take 786 MB in float32
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One batch under a phase."""
-
-    loss: Tensor  # scalar, what is minimised
-    parts: dict[str, Tensor]  # scalars worth a column of the history
-
-
-class Phase(nn.Module, ABC):
-    """What the training loop needs to know. `model` is the model in the making, on its device."""
-
-    name: ClassVar[str]  # also the title of its progress bar
-    history: ClassVar[str]  # file name
-    settings: Train | AgreeSettings
-
-    def __init__(self, model: VQVAE, card: Card) -> None:
-        super().__init__()
-        self.model, self.card = model, card
-
-    def epochs(self, images: int) -> int:
-        """Epochs of a training on so many images."""
-        return self.settings.epochs
-
-    def learners(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and values of what the optimizer changes."""
-        return ((name, value) for name, value in self.named_parameters() if value.requires_grad)
-
-    def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
-        """Before the first step: `images[rows]` (N, H, W, C) are those of the training."""
-
-    def ready(self, images: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
-        """Before the first step and before going on with a training: compute what is no state."""
-
-    @abstractmethod
-    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
-        """The loss of a uint8 batch (B, C, H, W), which is `rows` of the images; runs under autocast."""
-
-    def after_step(self, *, generator: torch.Generator) -> None:
-        """After the optimizer's step."""
-
-    @abstractmethod
-    def progress(self, values: Mapping[str, float]) -> str:
-        """A few words for the progress bar; `values` are loss and parts of the step."""
-
-    @abstractmethod
-    def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
-        """After each epoch: figures for the history, of held-out images too."""
-
-    def finish(self, images: np.ndarray, rows: np.ndarray) -> None:
-        """After the last step; called again where the training is killed meanwhile."""
 
 
 class Reconstruct(Phase):
@@ -92,10 +37,12 @@ class Reconstruct(Phase):
     """
 
     name, history = "train", "history.csv"
+    model: VQVAE
     code_counts: Tensor  # (R, K) long: how often each code was chosen in this epoch so far
     restarted: Tensor  # scalar, long: codes moved in this epoch
 
-    def __init__(self, model: VQVAE, card: Card) -> None:
+    def __init__(self, model: Autoencoder, card: Card) -> None:
+        assert isinstance(model, VQVAE), f"{type(model).__name__} has no codebook to train"
         super().__init__(model, card)
         self.settings = card.train
         self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
@@ -169,8 +116,10 @@ class Agree(Phase):
     """
 
     name, history = "agree", "history-agree.csv"
+    model: VQVAE
 
-    def __init__(self, model: VQVAE, card: Card) -> None:
+    def __init__(self, model: Autoencoder, card: Card) -> None:
+        assert isinstance(model, VQVAE), f"{type(model).__name__} has no codebook to train"
         super().__init__(model, card)
         self.settings = card.agree
         settings, width = card.agree, trunk_width(stride=card.coarse.stride, width=card.coarse.width)
@@ -232,7 +181,11 @@ class Agree(Phase):
         start_coarse(self.model, images, rows, seed=self.card.seed)
 
 
-PHASES: dict[str, tuple[type[Phase], ...]] = {"reconstruct": (Reconstruct,), "agree": (Agree, Reconstruct)}
+PHASES: dict[str, tuple[type[Phase], ...]] = {
+    "reconstruct": (Reconstruct,),
+    "agree": (Agree, Reconstruct),
+    "vae": (Elbo,),
+}
 """The phases of each objective, in order."""
 
 
@@ -250,11 +203,3 @@ def coarse_codes(
             codes[part] = indices[: len(part)].cpu().numpy()
             bar.update(len(part))
     return codes
-
-
-def create(kind: type[Phase], model: VQVAE, card: Card, *, number: int) -> Phase:
-    """A phase whose own weights depend on the card's seed and its number alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(np.random.SeedSequence([card.seed, number]).generate_state(1)[0]))
-        phase = kind(model, card)
-    return phase.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

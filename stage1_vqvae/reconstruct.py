@@ -15,9 +15,9 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Bar, Progress, Silent
 
 from . import scores
+from .autoencoder import Autoencoder
 from .batches import padded
 from .checkpoint import load_model
-from .model import VQVAE
 from .quantizer import Quantized
 
 
@@ -32,9 +32,9 @@ class Scored:
 
 
 class CodeCounts:
-    """How often each code of each level was chosen, over many batches."""
+    """How often each code of each level was chosen, over many batches; nothing of a model without codes."""
 
-    def __init__(self, model: VQVAE) -> None:
+    def __init__(self, model: Autoencoder) -> None:
         device = model.mean.device
         self._counts = {
             name: torch.zeros(each.depth, each.codes, dtype=torch.long, device=device)
@@ -52,7 +52,9 @@ class CodeCounts:
         return {name: counts.cpu().numpy() for name, counts in self._counts.items()}
 
 
-def score(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None) -> Scored:
+def score(
+    model: Autoencoder, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None
+) -> Scored:
     """Reconstruct `images[rows]` (n, H, W, C) uint8 and compare; memory does not grow with n, apart from the scores."""
     columns: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": []}
     counts = CodeCounts(model)
@@ -69,18 +71,19 @@ def score(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int
 
 
 @torch.inference_mode()
-def reconstruct(model: VQVAE, batch: Tensor) -> tuple[Tensor, dict[str, Quantized]]:
-    """uint8 images (B, C, H, W) -> their reconstructions in [0, 1], float32, and each level's codes."""
+def reconstruct(model: Autoencoder, batch: Tensor) -> tuple[Tensor, dict[str, Quantized]]:
+    """uint8 images (B, C, H, W) -> their reconstructions in [0, 1], float32, and the codes of each level with any."""
     was_training = model.training
     model.eval()
-    quantized = model.quantize(model.encode(batch))
-    decoded = model.decode({name: each.vectors for name, each in quantized.items()})
+    latents = model.encode(batch)
+    quantized = model.quantize(latents)
+    decoded = model.decode(latents | {name: each.vectors for name, each in quantized.items()})
     model.train(was_training)
     return decoded, quantized
 
 
 def evaluate(
-    model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int = 250, progress: Progress | None = None
+    model: Autoencoder, images: np.ndarray, rows: np.ndarray, *, batch_size: int = 250, progress: Progress | None = None
 ) -> dict[str, float]:
     """Mean scores of `images[rows]`: n, psnr (dB), ssim, mse (of images in [0, 1]), normalised_mse.
 
@@ -90,7 +93,7 @@ def evaluate(
         return summary(score(model, images, rows, batch_size=min(batch_size, max(1, len(rows))), bar=bar), model)
 
 
-def summary(scored: Scored, model: VQVAE) -> dict[str, float]:
+def summary(scored: Scored, model: Autoencoder) -> dict[str, float]:
     """The means over images."""
     mse = float(scored.mse.mean())
     return {
@@ -114,7 +117,7 @@ def decode(
 
     Args:
         model_folder: the model that made the codes.
-        codes: a store of any content; latents are quantised first, as the model would have done.
+        codes: a store of any content; latents of a VQ-VAE are quantised first, as the model would have done.
         rows: which rows of the store; all by default.
         device: where the decoder runs.
         progress: counts images.
@@ -142,7 +145,7 @@ def decode(
             }
             with torch.inference_mode():
                 if codes.info.content == "latents":
-                    vectors = {name: each.vectors for name, each in model.quantize(vectors).items()}
+                    vectors = model.vectors(vectors)
                 decoded = model.decode(vectors)[: len(part)]
                 images = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
             yield part, images.contiguous().cpu().numpy()

@@ -24,7 +24,8 @@ from .device import choose_device, training_dtype
 from .holdout import split_validation
 from .interrupt import Interrupt
 from .model import build
-from .phases import PHASES, Phase, create
+from .phase import Phase, create
+from .phases import PHASES
 from .training_state import TrainingState, check_settings, load_state, restore, save_state, settings_of
 
 METRICS, EXAMPLES = "metrics.json", "examples.npz"
@@ -33,7 +34,7 @@ METRICS, EXAMPLES = "metrics.json", "examples.npz"
 def train(
     prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Train the card's VQ-VAE on the unlabelled images and leave the finished model in `folder`.
+    """Train the card's model on the unlabelled images and leave the finished model in `folder`.
 
     Args:
         prepared: card, sample table and decoded images.

@@ -24,7 +24,7 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
 from .checkpoint import DESCRIPTION, describe
-from .phases import Phase
+from .phase import Phase
 
 RESUME_ADVICE = "Resume with the old ones, or start afresh with --overwrite or in another --out folder."
 NAME = "last.training.safetensors"
@@ -32,6 +32,13 @@ FORMAT = "vqvae-toolkit training 2"
 TABLES = {  # of the card, which decide the weights
     "reconstruct": ("image", "train", "corrupt", "vqvae"),
     "agree": ("image", "train", "corrupt", "vqvae", "coarse", "agree", "views"),
+    "vae": ("image", "train", "corrupt", "vae"),
+}
+DEFAULTS = {
+    f"{table}.{key}": value
+    for table, settings in Card(title="").model_dump(mode="json").items()
+    if isinstance(settings, dict)
+    for key, value in settings.items()
 }
 
 
@@ -121,9 +128,12 @@ def check_settings(
 ) -> None:
     """Refuse to go on under other settings: the result would be that of no card at all.
 
+    A setting that did not exist at the time stood, in effect, at its default, which is always what was done before it.
+
     Raises:
         ToolkitError: naming each setting that differs.
     """
+    then = {key: DEFAULTS[key] for key in now if key in DEFAULTS} | dict(then)
     different = [key for key in {**now, **then} if now.get(key) != then.get(key)]
     if different:
         details = "; ".join(f"{key} was {then.get(key)!r} and is now {now.get(key)!r}" for key in different)

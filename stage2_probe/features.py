@@ -160,8 +160,8 @@ def features(spec: Spec, indices: Mapping[str, np.ndarray], codebooks: Mapping[s
 
     Args:
         spec: which.
-        indices: level -> (n, R, h, w) unsigned integers below K.
-        codebooks: level -> (R, K, D) float32.
+        indices: level -> (n, R, h, w) unsigned integers below K; of a level without codes its latents (n, D, h, w).
+        codebooks: level -> (R, K, D) float32, of each level that has codes.
 
     Returns:
         (n, F) float32.
@@ -171,7 +171,8 @@ def features(spec: Spec, indices: Mapping[str, np.ndarray], codebooks: Mapping[s
         if spec.kind in COUNTED:
             parts.append(_histograms(indices[name], codes=codebooks[name].shape[1], grid=spec.grid))
         else:
-            parts.append(_of_vectors(spec, lookup(codebooks[name], indices[name])))
+            vectors = lookup(codebooks[name], indices[name]) if name in codebooks else indices[name]
+            parts.append(_of_vectors(spec, vectors))
     return np.concatenate(parts, axis=1)
 
 

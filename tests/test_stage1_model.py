@@ -54,7 +54,8 @@ def test_every_stride_size_and_channel_count(stride: int, channels: int, times: 
 def test_any_width_and_number_of_blocks(width: int, blocks: int) -> None:
     settings = card(16, 1, stride=16, width=width, blocks=blocks)
     model = VQVAE(settings)
-    outcome = Reconstruct(model, settings).loss(noise(1, 16, 1), generator=generator())  # one image, one code
+    one = noise(1, 16, 1)  # one image, one code
+    outcome = Reconstruct(model, settings).loss(one, np.arange(1), generator=generator())
     outcome.loss.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -116,7 +117,7 @@ def test_tiny_model_overfits_one_batch() -> None:
     errors = []
     phase = Reconstruct(model, settings)
     for step in range(250):
-        outcome = phase.loss(images, generator=generator(step))
+        outcome = phase.loss(images, np.arange(4), generator=generator(step))
         optimizer.zero_grad()
         outcome.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -128,7 +129,7 @@ def test_tiny_model_overfits_one_batch() -> None:
 def test_loss_is_error_plus_beta_commitment_and_each_reaches_what_it_should() -> None:
     settings = card(16, 3, commitment=0.25)
     model = VQVAE(settings)
-    outcome = Reconstruct(model, settings).loss(noise(2, 16, 3), generator=generator())
+    outcome = Reconstruct(model, settings).loss(noise(2, 16, 3), np.arange(2), generator=generator())
     parts = outcome.parts
     assert torch.allclose(outcome.loss, parts["reconstruction"] + 0.25 * parts["commitment"])
     coded = model.quantize(model.encode(noise(2, 16, 3)))["codes"]

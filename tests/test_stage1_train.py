@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -300,3 +301,15 @@ def test_codebook_start_uses_several_images_and_no_global_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert len(torch.unique(model.quantizer.codebook[0], dim=0)) == 16
     assert float(model.quantizer.counts.sum()) == pytest.approx(16 * 4, rel=0.3)
+
+
+def test_a_setting_that_did_not_exist_at_the_time_stood_at_its_default(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "stage1"))
+    about = json.loads((folder / "model.json").read_text())
+    assert about["settings"].pop("vqvae.network") == "default"
+    (folder / "model.json").write_text(json.dumps(about))
+    train(digits(), folder, device="cpu", resume=True)
+    about["settings"].pop("vqvae.stride")  # the card's default is not what this training has
+    (folder / "model.json").write_text(json.dumps(about))
+    with pytest.raises(ToolkitError, match=r"vqvae\.stride was 8 and is now 4"):
+        train(digits(), folder, device="cpu", resume=True)

@@ -121,8 +121,8 @@ set_option = click.option(
 seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of splits, training and draws. [card: 0]")
 objective_option = click.option(
     "--objective",
-    type=click.Choice(["reconstruct", "agree"]),
-    help="Plain VQ-VAE, or codes on which two views of an image agree beside it. [card]",
+    type=click.Choice(["reconstruct", "agree", "vae"]),
+    help="Plain VQ-VAE; codes on which two views of an image agree beside it; or a VAE. [card]",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps", help="Where to compute."

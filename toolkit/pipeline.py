@@ -262,7 +262,7 @@ def check_draws(prepared: Prepared) -> None:
         ToolkitError: the pool is too small for the draws that the card wants, its classifier knows no numbers, or its
             features cannot be had of such codes.
     """
-    from stage1_vqvae.model import VQVAE
+    from stage1_vqvae.model import levels_of
     from stage2_probe.probe import feature_choices
     from stage2_probe.regressors import name_for
     from stage2_probe.task import task_of
@@ -275,7 +275,7 @@ def check_draws(prepared: Prepared) -> None:
     content = card.encode.content
     if (card.encode.format, content) == ("h5", "vectors"):
         content = "indices"  # which HDF5 keeps, and computes the vectors from
-    feature_choices(VQVAE(card).levels, card.probe, content=content, origin="the run to come")
+    feature_choices(levels_of(card), card.probe, content=content, origin="the run to come")
 
 
 def without_counts(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -275,8 +275,8 @@ def code_map(points: np.ndarray, labels: Sequence[str], shares: tuple[float, flo
 
 def _loss(history: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.7))
-    left, right = figure.subplots(1, 2)
-    agreeing = "agreement" in history
+    agreeing, latent = "agreement" in history, "kl" in history
+    left, right, *more = figure.subplots(1, 3 if latent else 2)
     lines = (
         ("loss", "training" if agreeing else "loss", left, 0),
         ("validation_loss", "held out", left, 1),
@@ -285,6 +285,7 @@ def _loss(history: pd.DataFrame) -> Figure:
         ("validation_psnr", "held out", right, 1),
         ("agreement", "training", right, 0),
         ("validation_agreement", "held out", right, 1),
+        *((("kl", "training", more[0], 0), ("validation_kl", "held out", more[0], 1)) if latent else ()),
     )
     for column, title, axes, order in lines:
         if column in history and history[column].notna().any():
@@ -299,7 +300,9 @@ def _loss(history: pd.DataFrame) -> Figure:
         left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # plain: mathematics is off
         left.yaxis.set_minor_locator(NullLocator())
-    for axes in (left, right):
+    for axes in more:
+        axes.set_title("KL, nats per image")
+    for axes in (left, right, *more):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if axes.lines:

@@ -29,6 +29,7 @@ from toolkit.wording import (
     amount,
     amounts,
     baseline_title,
+    bits_text,
     duration,
     headline,
     interval,
@@ -37,6 +38,7 @@ from toolkit.wording import (
     percent,
     ratio,
     ratios,
+    references_table,
     verdict,
 )
 from toolkit_datasets.atomic import write_text
@@ -83,6 +85,7 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
         continuous=continuous,
         skipped=skipped(folder / "samples.csv"),
         losses=losses(folder / "stage1"),
+        references=references_table(results.get("stage1") or metrics),
         reconstructions=reconstructions(folder / "stage1" / "examples.npz"),
         usage={name: Markup(plots.usage(counts)) for name, counts in metrics.get("code_counts", {}).items()},
         probe=probe(results, predictions),
@@ -255,7 +258,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, interval=interval, duration=duration, short=drawing.shorten)
-    environment.filters.update(amount=amount, amounts=amounts, ratio=ratio, ratios=ratios)
+    environment.filters.update(amount=amount, amounts=amounts, ratio=ratio, ratios=ratios, bits=bits_text)
     return environment
 
 

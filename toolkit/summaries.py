@@ -20,12 +20,14 @@ from .wording import (
     amount,
     amounts,
     baseline_title,
+    bits_text,
     compared,
     headline,
     interval,
     is_continuous,
     percent,
     ratio,
+    references_table,
 )
 
 
@@ -33,14 +35,31 @@ def stage1_text(metrics: Mapping[str, Any]) -> str:
     """Reconstruction, the codes of each level, and what the training took."""
     lines = [
         f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
-        f"{metrics['bits_per_pixel']:.4g} bits per pixel"
+        f"{bits_text(metrics['bits_per_pixel'], metrics)}"
     ]
+    lines += references_text(metrics)
     for name, level in metrics.get("levels", {}).items():
         which = f"{name}: " if len(metrics["levels"]) > 1 else ""
-        lines.append(f"          {which}{level['usage']:.0%} of the codes used, perplexity {level['perplexity']:.0f}")
+        if "usage" in level:
+            lines.append(
+                f"          {which}{level['usage']:.0%} of the codes used, perplexity {level['perplexity']:.0f}"
+            )
+        elif "active" in level:
+            lines.append(f"          {level['active']} of {level['numbers']} latents vary from image to image")
     phases = ", ".join(f"{each['name']} {each['images_per_second']:.0f} images/s" for each in metrics.get("phases", []))
     lines.append(f"          {metrics['train_seconds']:.0f} s on {metrics['device']} ({phases})")
     return "\n".join(lines)
+
+
+def references_text(metrics: Mapping[str, Any]) -> list[str]:
+    """What simple methods score on the same images, one line each."""
+    rows = references_table(metrics)
+    width = max((len(title) for _, title, _ in rows), default=0)
+    return [
+        f"          {title:{width}}  {scores['psnr']:5.2f} dB, {scores['ssim']:.3f} SSIM, "
+        f"{scores['normalised_mse']:.3f} normalised MSE"
+        for _, title, scores in rows
+    ]
 
 
 def probe_text(results: Mapping[str, Any]) -> str:
@@ -139,10 +158,11 @@ def info_text(found: dict[str, Any]) -> str:
         counts = ", ".join(f"{split} {count:,}" for split, count in store["splits"].items())
         lines += [f"codes     {store['samples']:,} samples ({counts}), {store['content']}"]
         for level in store["levels"]:
-            lines.append(
-                f"          level {level['name']}: {level['height']}x{level['width']} grid, {level['codes']} codes of "
-                f"{level['dim']} dimensions, depth {level['depth']}"
-            )
+            grid, dim = f"{level['height']}x{level['width']} grid", level["dim"]
+            what = f"{level['codes']} codes of {dim} dimensions, depth {level['depth']}"
+            if level["codes"] == 0:
+                what = f"{dim} numbers at each place, not quantised, no codebook"
+            lines.append(f"          level {level['name']}: {grid}, {what}")
             if "usage" in level:
                 lines.append(f"          {level['usage']:.0%} of its codes used, perplexity {level['perplexity']:.0f}")
         lines += [f"          {store['bits_per_pixel']:.4g} bits per pixel; made by model {store['model_hash'][:12]}"]

@@ -39,16 +39,44 @@ def model_text(card: Card, learners: int) -> str:
     >>> model_text(load_card("digits"), 900)
     'VQ-VAE of 4x4 codes from 64 (16 dimensions); 30 epochs'
     """
+    if card.train.objective == "vae":
+        network = "the thesis's VAE" if card.vae.network == "thesis" else "VAE"
+        return f"{network} of {card.vae.latent_dim} latents that are not quantised; {card.train.epochs} epochs"
     fine, coarse = card.vqvae, card.coarse
     side = card.image.size // fine.stride
     depth = f"{fine.depth} x " if fine.depth > 1 else ""
     text = f"{side}x{side} codes from {depth}{fine.codebook_size} ({fine.code_dim} dimensions)"
+    network = "the thesis's VQ-VAE" if fine.network == "thesis" else "VQ-VAE"
     if card.train.objective == "reconstruct":
-        return f"VQ-VAE of {text}; {card.train.epochs} epochs"
+        return f"{network} of {text}; {card.train.epochs} epochs"
     return (
-        f"VQ-VAE of {coarse.grid}x{coarse.grid} coarse codes from {coarse.depth} x {coarse.codebook_size} "
+        f"{network} of {coarse.grid}x{coarse.grid} coarse codes from {coarse.depth} x {coarse.codebook_size} "
         f"that two views agree on, {card.agree.epochs_for(learners)} epochs; and of {text}, {card.train.epochs} epochs"
     )
+
+
+def bits_text(bits: float, figures: Mapping[str, Any]) -> str:
+    """What an image costs; of a VAE's latents, which are not quantised, by which count.
+
+    >>> bits_text(0.5, {"model": "vqvae"}), bits_text(4.0, {"model": "vae"})
+    ('0.5 bits per pixel', '4 bits per pixel (latents, not quantised: 32 bits a number)')
+    """
+    text = f"{bits:.3g} bits per pixel"
+    return f"{text} (latents, not quantised: 32 bits a number)" if figures.get("model") == "vae" else text
+
+
+def references_table(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Name, title and scores of the model, then of each reference on the same images; empty where there are none."""
+    found = metrics.get("references") or {}
+    if not found:
+        return []
+    pca = found.get("pca", {})
+    titles = {
+        "mean": "mean image",
+        "blurred": f"input, blurred by {found.get('blurred', {}).get('sigma', 0):.3g} px",
+        "pca": f"PCA, {pca.get('components', 0)} components in {pca.get('bits_per_pixel', 0):.3g} bits per pixel",
+    }
+    return [("model", "this model", metrics), *((name, titles[name], found[name]) for name in titles if name in found)]
 
 
 def verdict(difference: Mapping[str, Any] | None, *, smaller_is_better: bool = False) -> str:
@@ -89,7 +117,7 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
         if figures.get("psnr") is not None:
             sentence = f"The model rebuilds {on} at {figures['psnr']:.1f} dB PSNR, SSIM {figures.get('ssim', 0):.2f}"
             bits = figures.get("bits_per_pixel")
-            sentence += f", from {bits:.3g} bits per pixel." if bits else "."
+            sentence += f", from {bits_text(bits, figures)}." if bits else "."
         reason = str(results.get("probe_skipped") or "the run holds no results of a probe").rstrip(".")
         return {"result": sentence, "verdict": f"No classifier was judged: {reason}.", "conclusion": ""}
     found = results["probe"]

@@ -22,7 +22,7 @@ from .errors import ToolkitError
 class Train(Part):
     """Stage 1's training."""
 
-    objective: Literal["reconstruct", "agree"] = "reconstruct"  # the plain VQ-VAE; or with a coarse level, see [agree]
+    objective: Literal["reconstruct", "agree", "vae"] = "reconstruct"  # VQ-VAE; with a coarse level; VAE: see [vae]
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=1)  # small batches learn most per second on a CPU
     learning_rate: float = Field(1e-3, gt=0)
@@ -102,9 +102,10 @@ class Coarse(Part):
 
 
 class VQVAE(Part):
-    """Stage 1's model."""
+    """Stage 1's model, but for objective `vae`."""
 
-    stride: Literal[2, 4, 8, 16] = 8  # pixels per code along each side
+    network: Literal["default", "thesis"] = "default"  # thesis: its own widths, stride 64, code_dim 16
+    stride: Literal[2, 4, 8, 16, 32, 64] = 8  # pixels per code along each side
     width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
     blocks: int = Field(2, ge=0)  # residual blocks at code resolution, in the encoder and in the decoder
     codebook_size: int = Field(512, ge=2, le=65536)
@@ -113,6 +114,44 @@ class VQVAE(Part):
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
     decay: float = Field(0.99, gt=0, lt=1)  # of the codebook's moving averages
     restart: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even share is moved; 0: never
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        """The codebook size of the thesis was not published: 128 is our choice, and may be another."""
+        if not isinstance(data, Mapping) or data.get("network") != "thesis":
+            return data
+        return {"codebook_size": 128, **_fixed("vqvae", data, stride=64, code_dim=16)}
+
+
+class VAE(Part):
+    """The model of objective `vae`: a vector for each image, without codes; see docs/models.md."""
+
+    network: Literal["default", "thesis"] = "default"  # thesis: its own widths, stride 32, latent_dim 1024
+    stride: Literal[2, 4, 8, 16, 32] = 8  # of the map under the dense layers
+    width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
+    blocks: int = Field(2, ge=0)  # residual blocks on that map, in the encoder and in the decoder
+    latent_dim: int = Field(64, ge=1)  # numbers for each image, each of 32 bits
+    noise: float = Field(0.5, gt=0)  # deviation of the decoder's Gaussian; 1 is that of the training images
+    kl_warmup: float = Field(0.2, ge=0, le=1)  # share of all steps in which the weight of the KL grows from 0 to 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("network") != "thesis":
+            return data
+        return _fixed("vae", data, stride=32, latent_dim=1024)
+
+
+def _fixed(table: str, data: Mapping[str, Any], **fixed: int) -> dict[str, Any]:
+    """`data` of a table with what its network fixes filled in; refused where it says something else."""
+    for key, value in fixed.items():
+        if data.get(key, value) != value:
+            raise ValueError(
+                f"the network {data['network']!r} has {table}.{key} = {value}, not {data[key]!r}: leave it out, set it "
+                f'to {value}, or set {table}.network = "default"'
+            )
+    return {**data, **fixed}
 
 
 class Encode(Part):
@@ -152,19 +191,37 @@ class Card(Part):
     train: Train = Train()
     corrupt: Corrupt = Corrupt()
     vqvae: VQVAE = VQVAE()
+    vae: VAE = VAE()
     coarse: Coarse = Coarse()
     agree: Agree = Agree()
     views: Views = Views()
     encode: Encode = Encode()
     probe: Probe = Probe()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _vae_writes_latents(cls, data: Any) -> Any:
+        """A VAE has nothing else to write, so a card that does not say what to write means them."""
+        vae = isinstance(data, Mapping) and _at(data, "train").get("objective") == "vae"
+        return {**data, "encode": {"content": "latents", **_at(data, "encode")}} if vae else data
+
     @model_validator(mode="after")
     def _size_fits_stride(self) -> Card:
-        if self.image.size % self.vqvae.stride:
+        table = "vae" if self.train.objective == "vae" else "vqvae"
+        model = self.vae if table == "vae" else self.vqvae
+        # A map of one place and a batch of one image would leave the thesis's batch norm nothing to average over.
+        fewest = 2 if model.network == "thesis" else 1
+        if self.image.size % model.stride or self.image.size < fewest * model.stride:
+            at_least = f" of at least {fewest * model.stride}" if fewest > 1 else ""
             raise ValueError(
-                f"image.size = {self.image.size} is not divisible by vqvae.stride = {self.vqvae.stride}: "
-                "choose a multiple, such as "
-                f"{max(1, round(self.image.size / self.vqvae.stride)) * self.vqvae.stride}"
+                f"image.size = {self.image.size} is not divisible by {table}.stride = {model.stride}: "
+                f"choose a multiple{at_least}, such as "
+                f"{max(fewest, round(self.image.size / model.stride)) * model.stride}"
+            )
+        if table == "vae" and self.encode.content != "latents":
+            raise ValueError(
+                f'a VAE has no codebook, so it cannot write encode.content = "{self.encode.content}": '
+                'leave it out, or set it to "latents"'
             )
         if self.train.objective == "agree":
             self._coarse_fits()
@@ -207,6 +264,14 @@ class Card(Part):
     def coarse_size(self) -> int:
         """Pixels along each side of what the coarse level sees: those of the image, at most `coarse.size`."""
         return min(self.image.size, self.coarse.size)
+
+
+def _at(data: Mapping[str, Any], table: str) -> Mapping[str, Any]:
+    """A table of a card's plain data, or of one made in Python; empty where it is missing or no table."""
+    found = data.get(table, {})
+    if isinstance(found, Part):
+        return found.model_dump()
+    return found if isinstance(found, Mapping) else {}
 
 
 def card_names() -> list[str]:

@@ -52,7 +52,9 @@ class Level:
 
     @property
     def bits(self) -> float:
-        """Bits of one image's codes at this level, R h w log2 K."""
+        """Bits of one image at this level: R h w log2 K of codes; 32 for each number of latents, not quantised."""
+        if self.codes == 0:
+            return 32.0 * self.dim * self.height * self.width
         return self.depth * self.height * self.width * math.log2(self.codes)
 
     def shape(self, content: str) -> tuple[int, ...]:
