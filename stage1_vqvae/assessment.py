@@ -117,7 +117,7 @@ class Spread:
         """Count the first `n` images of a batch of latents (B, D, h, w), averaged over the grid."""
         self._n += n
         for name, values in latents.items():
-            values = values[:n].double().mean((2, 3))
+            values = values[:n].mean((2, 3)).cpu().double()  # MPS has no float64
             sums = torch.stack([values.sum(0), values.square().sum(0)])
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 

@@ -87,7 +87,7 @@ def references(
             for name, method in methods.items():
                 rebuilt = method(originals)
                 for place, score in enumerate((scores.psnr, scores.ssim, scores.mse)):
-                    sums[name][place] += score(originals, rebuilt).double().sum().cpu()
+                    sums[name][place] += score(originals, rebuilt).cpu().double().sum()
             bar.update(len(part))
     more: dict[str, dict[str, Any]] = {
         "mean": {},
