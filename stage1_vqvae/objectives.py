@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit_datasets.card import Corrupt
+from toolkit_datasets.card_stages import Corrupt
 
 from .quantizer import Quantized
 

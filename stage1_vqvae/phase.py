@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit_datasets.card import Agree, Card, Train
+from toolkit_datasets.card import Card
+from toolkit_datasets.card_stages import Agree, Train
 from toolkit_datasets.progress import Progress
 
 from .autoencoder import Autoencoder

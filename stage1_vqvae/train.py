@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from toolkit_datasets.atomic import output_folder, write_json, write_text
-from toolkit_datasets.card import Agree, Train
+from toolkit_datasets.card_stages import Agree, Train
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit_datasets.card import Views
+from toolkit_datasets.card_stages import Views
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit_datasets.atomic import output_folder, write_json, write_text
-from toolkit_datasets.card import Probe
+from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import Codes, Level
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Progress, Silent

@@ -16,7 +16,7 @@ from stage2_probe.draws import draw, plan
 from stage2_probe.predict import predict
 from stage2_probe.probe import probe
 from stage2_probe.task import ContinuousTask, task_of
-from toolkit_datasets.card import Probe
+from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import Codes, open_codes
 from toolkit_datasets.errors import ToolkitError
 

@@ -24,7 +24,8 @@ from stage1_vqvae.phases import Reconstruct
 from stage1_vqvae.reconstruct import decode, reconstruct
 from stage1_vqvae.train import train
 from stage1_vqvae.views import Draw, apply, draw
-from toolkit_datasets.card import Corrupt, Views, load_card
+from toolkit_datasets.card import load_card
+from toolkit_datasets.card_stages import Corrupt, Views
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Silent

@@ -22,7 +22,7 @@ from stage1_vqvae.codebook_start import start_codebook
 from stage1_vqvae.holdout import split_validation
 from stage1_vqvae.interrupt import Interrupt
 from stage1_vqvae.train import learning_rate, train
-from toolkit_datasets.card import Train
+from toolkit_datasets.card_stages import Train
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 

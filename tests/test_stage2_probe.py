@@ -17,7 +17,7 @@ from stage2_probe.baselines import principal_axes
 from stage2_probe.predict import predict
 from stage2_probe.probe import probe
 from stage2_probe.task import task_of
-from toolkit_datasets.card import Probe
+from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import Codes, manifest_of
 from toolkit_datasets.errors import ToolkitError
 
@@ -364,7 +364,7 @@ class Block:
             raise ImportError("torch is blocked")
 sys.meta_path.insert(0, Block())
 from pathlib import Path
-from toolkit_datasets.card import Probe
+from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import open_codes
 from toolkit_datasets.errors import ToolkitError
 from stage2_probe.probe import probe

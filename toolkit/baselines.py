@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit_datasets.card import Probe
+from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import Codes
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
