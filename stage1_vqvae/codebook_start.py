@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from .coarse import shrink
 from .model import VQVAE
 from .patterns import some_patches
 from .quantizer import tokens
+from .transform import TransformLevel
 
 POINTS_PER_CODE = 32  # more hardly move the centres
 FEWEST_IMAGES = 64  # so that one image's background does not become the codebook
 LONGEST_BATCH = 64  # images encoded at a time
 START = 2**31  # second part of the random seed, apart from every epoch's number
-MOST_COARSE_POINTS = 2**14  # 50 MB at 768 channels
+MOST_SUMMARIES = 2**14  # 17 MB at 256 channels
 MOST_PATCHES, PATCHES_PER_IMAGE = 2**17, 20  # 57 MB of 6x6 px in colour
 MOST_POINTS = 2**18  # bounds time and memory for large codebooks: 64 MB at D = 64
 
@@ -55,17 +57,17 @@ def start_codebook(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_
 
 @torch.no_grad()
 def learn_patterns(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Fit the patterns of the coarse level, where it has any, to patches of `images[rows]` (N, H, W, C) uint8.
+    """Fit the patterns of a model that has any to patches of `images[rows]` (N, H, W, C) uint8.
 
     `seed` decides which images, which patches and which start.
     """
-    coarse = model.coarse
-    assert coarse is not None
-    if coarse.patterns is None:
+    level = model.patterns
+    if level is None:
         return
     generator = torch.Generator(model.mean.device).manual_seed(seed)
+    size = level.size
     patches = gather(
-        lambda batch: some_patches(shrink(model.normalise(batch), coarse.size), PATCHES_PER_IMAGE, generator=generator),
+        lambda batch: some_patches(shrink(model.normalise(batch), size), PATCHES_PER_IMAGE, generator=generator),
         images,
         rows,
         wanted=MOST_PATCHES,
@@ -73,32 +75,35 @@ def learn_patterns(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: 
         seed=seed,
         generator=generator,
     )
-    coarse.patterns.fit(patches, generator=generator)
+    level.patterns.fit(patches, generator=generator)
 
 
 @torch.no_grad()
-def start_coarse(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
-    """Fit scale and codebooks of the coarse level to what it measures; they stay there.
+def start_summaries(model: VQVAE, images: np.ndarray, rows: np.ndarray, *, seed: int) -> None:
+    """Fit scale and codebooks of the levels that sum the picture up; they stay there.
 
     Args:
-        model: its trunk and patterns are final; the rest of the coarse level is changed in place.
+        model: trunk and patterns are final; the rest of these levels is changed in place.
         images: (N, H, W, C) uint8.
         rows: the images to learn from.
         seed: decides which images and which start.
     """
-    coarse = model.coarse
-    assert coarse is not None
-    generator = torch.Generator(model.mean.device).manual_seed(seed)
-    points = gather(
-        lambda batch: coarse.measured(model.normalise(batch)),
-        images,
-        rows,
-        wanted=MOST_COARSE_POINTS,
-        per_image=coarse.grid**2,
-        seed=seed,
-        generator=generator,
-    )
-    coarse.fit(points, generator=generator)
+    for level in model.summaries:
+        generator = torch.Generator(model.mean.device).manual_seed(seed)
+        points = gather(
+            partial(_measured, model, level),
+            images,
+            rows,
+            wanted=MOST_SUMMARIES,
+            per_image=level.grid**2,
+            seed=seed,
+            generator=generator,
+        )
+        level.fit(points, generator=generator)
+
+
+def _measured(model: VQVAE, level: TransformLevel, batch: Tensor) -> Tensor:
+    return level.measured(model.normalise(batch))
 
 
 def gather(

@@ -17,7 +17,7 @@ from toolkit_datasets.progress import Progress, Silent
 from .autoencoder import Autoencoder
 from .batches import check_shape, padded
 from .checkpoint import load_model
-from .codebook_start import start_coarse, start_codebook
+from .codebook_start import start_codebook, start_summaries
 from .device import choose_device
 from .model import VQVAE, build
 
@@ -131,8 +131,7 @@ def random_codes(
     model.measure(images, fit_rows)
     if isinstance(model, VQVAE):
         start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
-        if model.coarse:
-            start_coarse(model, images, fit_rows, seed=card.seed)
+        start_summaries(model, images, fit_rows, seed=card.seed)
     out = {}
     for level in model.levels:
         shape = (level.depth, level.height, level.width) if level.codes else level.shape("latents")

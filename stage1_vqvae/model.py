@@ -13,18 +13,20 @@ from . import thesis
 from .autoencoder import Autoencoder, Levels
 from .coarse import Coarse
 from .networks import decoder, encoder
+from .patterns import PatternLevel
 from .quantizer import Quantizer
+from .transform import TransformLevel
 from .vae import VAE
 
-CODES, FINE, COARSE = "codes", "fine", "coarse"
-"""Names of levels: a plain VQ-VAE has `codes`; one with a coarse level has `fine` and `coarse`."""
+CODES, FINE = "codes", "fine"
+"""Names of levels: a plain VQ-VAE has `codes`; one with a coarse level `fine`, `coarse` and mostly `patterns`."""
 
 
 class VQVAE(Autoencoder):
     """Encoder, quantiser and decoder.
 
-    With the objective `agree` there is a second, coarse level, whose codes the decoder sees too (as the top level of
-    Razavi et al., "VQ-VAE-2", 2019).
+    With the objective `agree` there are further levels that sum the picture up; the decoder sees their codes too (as the
+    top level of Razavi et al., "VQ-VAE-2", 2019).
     """
 
     kind = "vqvae"
@@ -33,9 +35,11 @@ class VQVAE(Autoencoder):
         super().__init__(card)
         image, settings = card.image, card.vqvae
         self.stride = settings.stride
-        self.coarse = Coarse(card) if card.train.objective == "agree" else None
-        self.fine = FINE if self.coarse else CODES
-        seen = settings.code_dim * (2 if self.coarse else 1)  # D of what the decoder gets
+        agrees = card.train.objective == "agree"
+        self.coarse = Coarse(card) if agrees else None
+        self.patterns = PatternLevel(card) if agrees and card.coarse.patterns else None
+        self.fine = FINE if agrees else CODES
+        seen = settings.code_dim * (2 if agrees else 1)  # D of what the decoder gets
         if settings.network == "thesis":
             self.encoder = thesis.vqvae_encoder(image.channels, settings.code_dim)
         else:
@@ -48,8 +52,9 @@ class VQVAE(Autoencoder):
             decay=settings.decay,
             restart=settings.restart,
         )
-        if self.coarse:
-            self.context = nn.Conv2d(self.coarse.quantizer.dim, settings.code_dim, 1)
+        if self.summaries:
+            width = sum(level.quantizer.dim for level in self.summaries)
+            self.context = nn.Conv2d(width, settings.code_dim, 1)
         if settings.network == "thesis":
             self.decoder = thesis.vqvae_decoder(image.channels, seen)
             thesis.start_as_keras(self.encoder, self.decoder)
@@ -59,21 +64,19 @@ class VQVAE(Autoencoder):
     def encode(self, images: Tensor) -> Levels:
         """uint8 images (B, C, H, W) -> each level's latents (B, D, h, w) float32, before quantisation."""
         normal = self.normalise(images)
-        latents = {self.fine: self.encoder(normal).float()}
-        if self.coarse:
-            latents[COARSE] = self.coarse(normal)
-        return latents
+        return {self.fine: self.encoder(normal).float(), **{level.name: level(normal) for level in self.summaries}}
 
     def decode(self, vectors: Levels) -> Tensor:
         """Each level's codes (B, D, h, w) -> float32 images in [0, 1] (B, C, H, W)."""
         return self.pixels(self.decoder(self.joined(vectors)))
 
     def joined(self, vectors: Levels) -> Tensor:
-        """What the decoder sees (B, D or 2 D, h, w): the fine codes, and beside them the coarse ones spread out."""
+        """What the decoder sees (B, D or 2 D, h, w): the fine codes, and beside them the others spread out."""
         fine = vectors[self.fine]
-        if not self.coarse:
+        if not self.summaries:
             return fine
-        context = F.interpolate(self.context(vectors[COARSE]), size=fine.shape[2:], mode="nearest")
+        others = torch.cat([vectors[level.name] for level in self.summaries], 1)
+        context = F.interpolate(self.context(others), size=fine.shape[2:], mode="nearest")
         return torch.cat([fine, context.to(fine.dtype)], 1)
 
     @property
@@ -82,14 +85,19 @@ class VQVAE(Autoencoder):
         return self.size // self.stride
 
     @property
+    def summaries(self) -> tuple[TransformLevel, ...]:
+        """The levels that sum the picture up, in the order of the code store; none of a plain VQ-VAE."""
+        return tuple(level for level in (self.coarse, self.patterns) if level is not None)
+
+    @property
     def quantizers(self) -> dict[str, Quantizer]:
         """Level name -> its quantiser, in the order of the code store."""
-        return {self.fine: self.quantizer, **({COARSE: self.coarse.quantizer} if self.coarse else {})}
+        return {self.fine: self.quantizer, **{level.name: level.quantizer for level in self.summaries}}
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """The code arrays of this model, as the code store names them."""
-        grids = {self.fine: self.grid, COARSE: self.coarse.grid if self.coarse else 0}
+        grids = {self.fine: self.grid, **{level.name: level.grid for level in self.summaries}}
         return tuple(
             Level(name, depth=each.depth, codes=each.codes, dim=each.dim, height=grids[name], width=grids[name])
             for name, each in self.quantizers.items()

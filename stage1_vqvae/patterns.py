@@ -2,7 +2,8 @@
 
 After Coates, Ng & Lee, "An analysis of single-layer networks in unsupervised feature learning" (2011): patches of equal
 contrast, whitened, are compared to k-means centres, and each centre answers by how much nearer it is than the average
-one. What two views agree on leaves out much of this, and a classifier gains from having both (docs/experiments.md).
+one. What two views agree on leaves out much of this, and a classifier with many labels gains from having both
+(docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .kmeans import kmeans
+from toolkit_datasets.card import Card
 
+from .coarse import shrink
+from .kmeans import kmeans
+from .transform import TransformLevel
+
+CELLS = 2  # along each side of a place: the patterns of each are averaged by themselves
 PATCH, STRIDE = 6, 2  # px
 AT_ONCE = 50  # images: of 64 px with 128 patterns 75 MB
 CONTRAST_FLOOR = 0.0025  # of a patch's variance, where 1 is that of the training images: flat patches stay flat
@@ -62,6 +68,23 @@ class Patterns(nn.Module):
             (patches - self.centre) @ self.whitener
         )  # of one length, or strong patches take all centres
         self.patterns.copy_(F.normalize(kmeans(white, len(self.patterns), generator=generator)[0]))
+
+
+class PatternLevel(TransformLevel):
+    """Channels are 4 for each pattern, one for each quarter of a place.
+
+    Never those of the mirror image too: a slope and its opposite would become one.
+    """
+
+    name = "patterns"
+
+    def __init__(self, card: Card) -> None:
+        super().__init__(card, CELLS**2 * card.coarse.patterns)
+        self.patterns = Patterns(card.image.channels, card.coarse.patterns)
+
+    def measured(self, images: Tensor) -> Tensor:
+        """See `TransformLevel.measured`."""
+        return F.pixel_unshuffle(self.patterns(shrink(images, self.size), grid=CELLS * self.grid), CELLS)
 
 
 def some_patches(images: Tensor, count: int, *, generator: torch.Generator) -> Tensor:

@@ -17,9 +17,9 @@ from .assessment import perplexity, usage
 from .autoencoder import Autoencoder
 from .batches import load, padded
 from .coarse import shrink
-from .codebook_start import learn_patterns, start_coarse, start_codebook
+from .codebook_start import learn_patterns, start_codebook, start_summaries
 from .elbo import Elbo
-from .model import COARSE, VQVAE
+from .model import VQVAE
 from .networks import fold, trunk, trunk_width
 from .objectives import agreement, commitment, corrupted, reconstruction
 from .phase import Outcome, Phase
@@ -48,18 +48,17 @@ class Reconstruct(Phase):
         self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
         self.register_buffer("restarted", torch.zeros((), dtype=torch.long))
         self._coded: Quantized | None = None
-        self._coarse = np.zeros(0)  # (N, R, g, g) the coarse codes of the training images, at their rows
+        self._frozen: dict[str, np.ndarray] = {}  # by level, see `frozen_codes`
 
     def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
         """The codebook starts on k-means centres of the untrained encoder's latents."""
         start_codebook(self.model, images, rows, batch_size=self.settings.batch_size, seed=self.card.seed)
 
     def ready(self, images: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
-        """The coarse codes stay as they are: look them up once, and not in every epoch."""
-        if self.model.coarse:
-            self._coarse = coarse_codes(
-                self.model, images, rows, batch_size=self.card.encode.batch_size, progress=progress
-            )
+        """The codes of earlier phases stay as they are: look them up once, and not in every epoch."""
+        if self.model.summaries:
+            size = self.card.encode.batch_size
+            self._frozen = frozen_codes(self.model, images, rows, batch_size=size, progress=progress)
 
     def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
         """Squared error over the training variance, plus beta x commitment."""
@@ -68,9 +67,9 @@ class Reconstruct(Phase):
         seen = corrupted(target, self.card.corrupt, generator=generator)
         coded = model.quantizer(model.encoder(seen))
         vectors = {model.fine: coded.vectors}
-        if model.coarse:
-            indices = torch.from_numpy(self._coarse[rows]).to(target.device).long()
-            vectors[COARSE] = model.coarse.quantizer.lookup(indices)
+        for level in model.summaries:
+            indices = torch.from_numpy(self._frozen[level.name][rows]).to(target.device).long()
+            vectors[level.name] = level.quantizer.lookup(indices)
         error = reconstruction(model.decoder(model.joined(vectors)), target)
         pull = commitment(coded)
         self._coded = coded
@@ -178,7 +177,7 @@ class Agree(Phase):
         assert self.model.coarse is not None
         fold(self.trunk.eval(), self.model.coarse.trunk)
         learn_patterns(self.model, images, rows, seed=self.card.seed)
-        start_coarse(self.model, images, rows, seed=self.card.seed)
+        start_summaries(self.model, images, rows, seed=self.card.seed)
 
 
 PHASES: dict[str, tuple[type[Phase], ...]] = {
@@ -190,16 +189,24 @@ PHASES: dict[str, tuple[type[Phase], ...]] = {
 
 
 @torch.no_grad()
-def coarse_codes(
+def frozen_codes(
     model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, progress: Progress
-) -> np.ndarray:
-    """Coarse codes of `images[rows]`, computed as encoding does it: (len(images), R, g, g), zeros elsewhere."""
-    assert model.coarse is not None
-    level = next(level for level in model.levels if level.name == COARSE)
-    codes = np.zeros((len(images), level.depth, level.height, level.width), level.index_dtype)
+) -> dict[str, np.ndarray]:
+    """Codes of `images[rows]` at the levels that sum the picture up, computed as encoding does it.
+
+    Returns:
+        Level -> (len(images), R, g, g), zeros at other rows.
+    """
+    names = [level.name for level in model.summaries]
+    codes = {
+        level.name: np.zeros((len(images), level.depth, level.height, level.width), level.index_dtype)
+        for level in model.levels
+        if level.name in names
+    }
     with progress.bar("coarse codes", len(rows), "images") as bar:
         for part, batch in padded(images, rows, batch_size, model.mean.device):
-            indices = model.coarse.quantizer(model.coarse(model.normalise(batch))).indices
-            codes[part] = indices[: len(part)].cpu().numpy()
+            normal = model.normalise(batch)
+            for level in model.summaries:
+                codes[level.name][part] = level.quantizer(level(normal)).indices[: len(part)].cpu().numpy()
             bar.update(len(part))
     return codes

@@ -46,7 +46,9 @@ def evaluate(
     """Fit a learner on every draw, then score the whole test set with each.
 
     Args:
-        offered: features of pool and test. Of several each draw takes those with the least cross-validated loss.
+        offered: features of pool and test. Of several each draw takes those with the least cross-validated loss; apart
+            from the first, only those are tried that are no more than the draw has samples: cross-validation on few
+            samples is too noisy to tell when many features pay.
         task: see task.py.
         draws: positions in the pool.
         create: makes a fresh learner.
@@ -58,18 +60,19 @@ def evaluate(
     places: list[int] = []
     with one_thread():
         for number, positions in enumerate(draws):
+            tried = [place for place, each in enumerate(offered) if place == 0 or each.width <= len(positions)]
             learners = [
                 create().fit(
-                    features.take(task.pool[positions]),
+                    offered[place].take(task.pool[positions]),
                     task.pool_y[positions],
                     units=task.pool_groups[positions],
                     seed=draw_seed(seed, number),
                 )
-                for features in offered
+                for place in tried
             ]
-            losses = np.array([learner.loss for learner in learners])
-            places.append(int(np.nan_to_num(losses, nan=np.inf).argmin()))
-            fitted.append(learners[places[-1]])
+            best = int(np.nan_to_num([learner.loss for learner in learners], nan=np.inf).argmin())
+            places.append(tried[best])
+            fitted.append(learners[best])
             bar.update()
         answers = np.empty((len(draws), len(task.test), fitted[0].columns))
         for place in set(places):

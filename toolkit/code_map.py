@@ -20,7 +20,8 @@ MAP_POINTS = 2000  # of the code map: more would only print over each other
 def code_map(folder: Path, *, continuous: bool = False) -> dict[str, Any] | None:
     """A map of the test images' codes: the first two principal components of the mean code in each image's quarters.
 
-    Of several levels the coarsest is shown. Components are fitted on the points shown and used for nothing else. None
+    Of several levels the one is shown that the probe reads first. Components are fitted on the points shown and used
+    for nothing else. None
     where there is no code store; {"problem"} where it cannot be read: a page without a map is better than no page.
     """
     store = next((path for path in (folder / "codes", folder / "codes.h5") if path.exists()), None)
@@ -35,7 +36,7 @@ def code_map(folder: Path, *, continuous: bool = False) -> dict[str, Any] | None
             return {"problem": f"{len(codes)} images are too few for a map."}
         rows = rows[target_plots.spread_rows(len(rows), MAP_POINTS)]
         blocks = np.array_split(rows, -(-len(rows) // 250))  # bounded memory
-        level = min(reversed(codes.info.levels), key=lambda level: level.height * level.width)  # what the probe reads
+        level = codes.info.levels[min(1, len(codes.info.levels) - 1)]  # the fine codes are the first
         means = np.concatenate([quarters(codes.vectors(level.name, block)) for block in blocks])  # (n, 4 D)
     except ToolkitError as error:
         return {"problem": str(error)}

@@ -49,9 +49,11 @@ def model_text(card: Card, learners: int) -> str:
     network = "the thesis's VQ-VAE" if fine.network == "thesis" else "VQ-VAE"
     if card.train.objective == "reconstruct":
         return f"{network} of {text}; {card.train.epochs} epochs"
+    patterns = f"as many of {coarse.patterns} patterns; " if coarse.patterns else ""
     return (
         f"{network} of {coarse.grid}x{coarse.grid} coarse codes from {coarse.depth} x {coarse.codebook_size} "
-        f"that two views agree on, {card.agree.epochs_for(learners)} epochs; and of {text}, {card.train.epochs} epochs"
+        f"that two views agree on, {card.agree.epochs_for(learners)} epochs; {patterns}"
+        f"and of {text}, {card.train.epochs} epochs"
     )
 
 

@@ -81,15 +81,15 @@ class Agree(Part):
 
 
 class Coarse(Part):
-    """The coarse level of objective `agree`: what is in the picture, in a few bytes."""
+    """The levels of objective `agree` that sum the picture up, in a few bytes each: `coarse` and `patterns`."""
 
     size: int = Field(64, ge=8)  # px: larger images are seen at this size, so that they take no more time
     stride: Literal[4, 8, 16, 32] = 16  # of the trunk
     width: int = Field(32, ge=8)  # channels at stride 2; they double with every further halving
-    patterns: int = Field(128, ge=0)  # small patterns that are looked for beside what the trunk sees
+    patterns: int = Field(64, ge=0)  # small patterns that are looked for beside what the trunk sees; 0: no such level
     grid: int = Field(1, ge=1)  # places with codes along each side; 1: the image as a whole
     codebook_size: int = Field(256, ge=2, le=65536)
-    depth: int = Field(64, ge=1)  # codes at each place, each from a codebook of its own: 64 bytes
+    depth: int = Field(32, ge=1)  # codes at each place and level, each from a codebook of its own: 32 bytes
 
 
 class VQVAE(Part):
