@@ -25,8 +25,8 @@ CODES, FINE = "codes", "fine"
 class VQVAE(Autoencoder):
     """Encoder, quantiser and decoder.
 
-    With the objective `agree` there are further levels that sum the picture up; the decoder sees their codes too (as the
-    top level of Razavi et al., "VQ-VAE-2", 2019).
+    With the objective `agree` there are further levels that sum the picture up; the decoder sees their codes too (as
+    the top level of Razavi et al., "VQ-VAE-2", 2019).
     """
 
     kind = "vqvae"

@@ -38,7 +38,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_level_has_a_folder_of_files_with_one_manifest(done: Path) -> None:
     manifest = pd.read_csv(done / "codes" / "manifest.csv")
-    for level, shape in (("fine", (16, 4, 4)), ("coarse", (64 + 4 * 8, 2, 2))):
+    for level, shape in (("fine", (16, 4, 4)), ("coarse", (64, 2, 2)), ("patterns", (32, 2, 2))):
         assert np.load(done / "codes" / level / manifest["file"][0]).shape == shape
     assert (done / "probe" / "curve.png").read_bytes()[1:4] == b"PNG"
     report = (done / "report.html").read_text(encoding="utf-8")

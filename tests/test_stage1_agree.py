@@ -31,6 +31,7 @@ from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Silent
 
 AGREE_STEPS, STEPS = 6, 6 + 15
+LEVELS = ("fine", "coarse", "patterns")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -165,7 +166,7 @@ def test_what_an_agreeing_training_leaves_behind(run: Path) -> None:
         ("agree", 2, AGREE_STEPS),
         ("train", 3, 15),
     ]
-    assert metrics["bits_per_pixel"] == pytest.approx((4 * 4 + 3 * 4 * 3) / 64)
+    assert metrics["bits_per_pixel"] == pytest.approx((4 * 4 + 2 * 3 * 4 * 3) / 64)
     assert metrics["levels"]["coarse"]["bits_per_pixel"] == pytest.approx(3 * 4 * 3 / 64)
     assert np.array(metrics["code_counts"]["coarse"]).shape == (3, 8)
     assert metrics["codebook_usage"] == min(level["usage"] for level in metrics["levels"].values())
@@ -180,7 +181,7 @@ def test_coarse_latents_are_standard_and_depend_on_one_image_alone(run: Path) ->
     with torch.inference_mode():
         latents = model.encode(load(prepared.images, prepared.rows("unlabelled"), torch.device("cpu")))["coarse"]
         alone = model.encode(load(prepared.images, np.array([3]), torch.device("cpu")))["coarse"]
-    assert latents.shape == (80, 16 + 4 * 3, 2, 2)
+    assert latents.shape == (80, 16, 2, 2)
     assert torch.allclose(latents[3], alone[0], atol=1e-4)
     deviation, mean = torch.std_mean(latents, (0, 2, 3))  # 72 of these 80 images were fitted
     assert mean.abs().max() < 0.2
@@ -191,21 +192,21 @@ def test_an_image_and_its_mirror_image_have_mirrored_latents(run: Path) -> None:
     prepared, model = agreeing(), load_model(run, "cpu").model
     images = load(prepared.images, np.arange(8), torch.device("cpu"))
     with torch.inference_mode():
-        here, there = model.encode(images)["coarse"], model.encode(images.flip(3))["coarse"]
-        assert torch.allclose(here[:, :16], there[:, :16].flip(3), atol=1e-4)
-        assert not torch.allclose(here[:, 16:], there[:, 16:].flip(3), atol=1e-2)  # the patterns
+        here, there = model.encode(images), model.encode(images.flip(3))
+        assert torch.allclose(here["coarse"], there["coarse"].flip(3), atol=1e-4)
+        assert not torch.allclose(here["patterns"], there["patterns"].flip(3), atol=1e-2)
         assert model.coarse is not None
         model.coarse.mirrored = False
-        assert not torch.allclose(here[:, :16], model.encode(images)["coarse"][:, :16], atol=1e-2)
+        assert not torch.allclose(here["coarse"], model.encode(images)["coarse"], atol=1e-2)
 
 
-def test_the_decoder_sees_both_levels(run: Path) -> None:
+def test_the_decoder_sees_every_level(run: Path) -> None:
     prepared, model = agreeing(), load_model(run, "cpu").model
     images = load(prepared.images, np.arange(4), torch.device("cpu"))
     with torch.inference_mode():
         vectors = {name: each.vectors for name, each in model.quantize(model.encode(images)).items()}
         whole = model.decode(vectors)
-        for name in ("fine", "coarse"):
+        for name in LEVELS:
             swapped = vectors | {name: vectors[name].flip(0)}
             assert not torch.allclose(model.decode(swapped), whole, atol=1e-4), name
 
@@ -248,7 +249,7 @@ def test_labels_and_test_images_do_not_change_the_weights(run: Path, tmp_path: P
 
 @pytest.mark.parametrize("content", ["vectors", "indices", "latents"])
 @pytest.mark.parametrize("format", ["npy", "h5"])
-def test_both_levels_are_stored_and_decode_to_what_the_model_gives(
+def test_all_levels_are_stored_and_decode_to_what_the_model_gives(
     content: str, format: str, run: Path, tmp_path: Path
 ) -> None:
     prepared = agreeing()
@@ -256,15 +257,15 @@ def test_both_levels_are_stored_and_decode_to_what_the_model_gives(
     store = encode(
         run, prepared, rows, tmp_path / ("codes" if format == "npy" else "c.h5"), format=format, content=content
     )  # type: ignore[arg-type]
-    assert [level.name for level in store.info.levels] == ["fine", "coarse"]
+    assert [level.name for level in store.info.levels] == list(LEVELS)
     if format == "npy":
-        for name in ("fine", "coarse"):
+        for name in LEVELS:
             assert len(list((tmp_path / "codes" / name).rglob("*.npy"))) == len(rows) + 1  # and the codebook
     model = load_model(run, "cpu").model
     with torch.inference_mode():
         images = load(prepared.images, rows[:32], torch.device("cpu"))
         expected, quantized = reconstruct(model, images)
-    for name in ("fine", "coarse"):
+    for name in LEVELS:
         if content != "latents":
             assert np.array_equal(store.vectors(name, np.arange(32)), quantized[name].vectors.numpy())
     decoded = np.concatenate([images for _, images in decode(run, store, device="cpu")])[:32]
@@ -306,8 +307,9 @@ def test_the_decoder_learns_from_the_codes_that_it_will_get(run: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         phase.loss(batch, rows, generator=generator())
     with torch.inference_mode():
-        expected = model.quantize(model.encode(batch))["coarse"].vectors
-    assert torch.equal(seen["vectors"]["coarse"], expected)
+        expected = model.quantize(model.encode(batch))
+    for name in ("coarse", "patterns"):
+        assert torch.equal(seen["vectors"][name], expected[name].vectors)
 
 
 def test_views_and_similarities_are_float32_under_autocast() -> None:
@@ -339,12 +341,13 @@ def test_large_sets_take_fewer_epochs(tmp_path: Path) -> None:
     assert metrics["phases"][0]["epochs"] == 3  # 72 images to train on, 150 to be seen
 
 
-def test_random_codes_have_both_levels() -> None:
+def test_random_codes_have_all_levels() -> None:
     prepared = agreeing()
     indices, codebooks = random_codes(prepared.card, prepared.images, np.arange(80, 100), np.arange(80), device="cpu")
     assert indices["fine"].shape == (20, 1, 2, 2)
     assert indices["coarse"].shape == (20, 3, 2, 2)
-    assert codebooks["coarse"].shape == (3, 8, 28)
+    assert codebooks["coarse"].shape == (3, 8, 16)
+    assert codebooks["patterns"].shape == (3, 8, 12)
 
 
 def test_a_coarse_stride_that_does_not_fit_is_refused() -> None:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stage1_vqvae.coarse import Coarse, next_components, principal_axes
+from stage1_vqvae.coarse import Coarse
 from stage1_vqvae.patterns import Patterns, even_contrast, some_patches
 from stage1_vqvae.quantizer import Quantizer
+from stage1_vqvae.transform import next_components, principal_axes
 from toolkit_datasets.card import load_card
 
 

@@ -21,8 +21,8 @@ def code_map(folder: Path, *, continuous: bool = False) -> dict[str, Any] | None
     """A map of the test images' codes: the first two principal components of the mean code in each image's quarters.
 
     Of several levels the one is shown that the probe reads first. Components are fitted on the points shown and used
-    for nothing else. None
-    where there is no code store; {"problem"} where it cannot be read: a page without a map is better than no page.
+    for nothing else. None where there is no code store; {"problem"} where it cannot be read: a page without a map is
+    better than no page.
     """
     store = next((path for path in (folder / "codes", folder / "codes.h5") if path.exists()), None)
     if store is None:
