@@ -47,7 +47,8 @@ def code_map(folder: Path, *, continuous: bool = False) -> dict[str, Any] | None
         svg = target_plots.target_map(points, targets, shares)
     else:
         svg = plots.code_map(points, labels, shares)
-    return {"svg": Markup(svg), "n": len(rows), "on": on, "share": sum(shares)}
+    whole = level.height * level.width == 1
+    return {"svg": Markup(svg), "n": len(rows), "on": on, "share": sum(shares), "whole": whole}
 
 
 def quarters(vectors: np.ndarray) -> np.ndarray:
