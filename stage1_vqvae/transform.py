@@ -69,7 +69,7 @@ class TransformLevel(nn.Module, ABC):
                 variances, codes=self.quantizer.depth - depth, bits=math.log2(self.quantizer.codes), floor=floor
             ).to(left.device)
             centres, counts = kmeans(left[:, chosen].contiguous(), self.quantizer.codes, generator=generator)
-            self.quantizer.place(depth, centres @ axes[:, chosen].t(), counts)
+            self.quantizer.place(depth, (centres @ axes[:, chosen].t()) * fires, counts)
             left[:, chosen] -= centres[nearest(left[:, chosen].contiguous(), centres)]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 COLUMNS = 8192  # features handled at a time in float64
 CONSTANT = 1e-6  # a feature whose sd is below this share of its largest size is rounding noise: its weight is zero
+SMALLEST = 1e-30  # nor does a feature of a smaller sd count: its weight would not fit into float32
 RANK = 1e-10  # eigenvalues below this share of the largest one are rounding noise
 
 
@@ -37,7 +38,7 @@ class RowSpace:
             block = x[:, part].astype(np.float64)
             self.mean[part] = block.mean(axis=0)
             sd = block.std(axis=0)
-            varies = sd > CONSTANT * np.abs(block).max(axis=0)
+            varies = sd > np.maximum(CONSTANT * np.abs(block).max(axis=0), SMALLEST)
             self.scale[part] = np.where(varies, 1 / (np.where(varies, sd, 1) * np.sqrt(width)), 0)
         self._combine: np.ndarray | None = None  # (n, r): coordinates of a basis vector in terms of the draw's rows
         if n > width:

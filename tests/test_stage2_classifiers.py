@@ -87,6 +87,15 @@ class TestContract:
         np.testing.assert_allclose(shares.sum(axis=1), 1)
 
 
+def test_numbers_too_small_for_a_weight_are_left_out() -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32), np.arange(40) % 2
+    x[:, 3:] *= np.float32(1e-41)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(create("logistic", n_classes=2).fit(x, y).probabilities(x)).all()
+    assert (RowSpace(x).scale[3:] == 0).all()
+
+
 def standardised(classifier: object, width: int) -> object:
     return make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x / np.sqrt(width)), classifier)
 
