@@ -60,7 +60,7 @@ def test_a_code_takes_the_components_that_its_bits_can_tell_apart(
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40), st.integers(1, 40), st.floats(1, 16))
 def test_any_variances_give_a_code_something_to_do(variances: list[float], codes: int, bits: float) -> None:
-    found = next_components(torch.tensor(variances), codes=codes, bits=bits).tolist()
+    found = next_components(torch.tensor(variances, dtype=torch.float64), codes=codes, bits=bits).tolist()
     assert found
     assert len(set(found)) == len(found)
     assert max(variances) == max(variances[place] for place in found)
