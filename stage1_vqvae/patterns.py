@@ -20,7 +20,7 @@ from .transform import TransformLevel
 
 CELLS = 2  # along each side of a place: the patterns of each are averaged by themselves
 PATCH, STRIDE = 6, 2  # px
-AT_ONCE = 50  # images: of 64 px with 128 patterns 75 MB
+AT_ONCE = 50  # images: of 64 px with 64 patterns 40 MB
 CONTRAST_FLOOR = 0.0025  # of a patch's variance, where 1 is that of the training images: flat patches stay flat
 WHITENING_FLOOR = 0.1  # of a component's variance, where patches have 1 in the mean
 
@@ -64,9 +64,7 @@ class Patterns(nn.Module):
         self.centre.copy_(patches.mean(0))
         variances, axes = torch.linalg.eigh(torch.cov(patches.t().cpu().double(), correction=0))
         self.whitener.copy_((axes * (variances.clamp_min(0) + WHITENING_FLOOR).rsqrt()) @ axes.t())
-        white = F.normalize(
-            (patches - self.centre) @ self.whitener
-        )  # of one length, or strong patches take all centres
+        white = F.normalize((patches - self.centre) @ self.whitener)  # else strong patches would take all centres
         self.patterns.copy_(F.normalize(kmeans(white, len(self.patterns), generator=generator)[0]))
 
 

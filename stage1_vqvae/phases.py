@@ -197,11 +197,10 @@ def frozen_codes(
     Returns:
         Level -> (len(images), R, g, g), zeros at other rows.
     """
-    names = [level.name for level in model.summaries]
     codes = {
         level.name: np.zeros((len(images), level.depth, level.height, level.width), level.index_dtype)
         for level in model.levels
-        if level.name in names
+        if level.name != model.fine
     }
     with progress.bar("coarse codes", len(rows), "images") as bar:
         for part, batch in padded(images, rows, batch_size, model.mean.device):

