@@ -38,7 +38,8 @@ def cards_page() -> str:
         "`split.group` names. How volumes become slices: [volumes](volumes.md).\n",
         "Split sizes are counts, shares of the labelled images, or `rest`. Images without a label always join "
         "`unlabelled` first; duplicates and groups lie on one side. For volumes sizes count subjects, and shares are "
-        "of all of them.\n",
+        "of all of them. `split.labelled` may also be the word `unlabelled`, for small cohorts: "
+        "[subjects](subjects.md).\n",
     ]
     for name, field in card.Card.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -65,6 +66,10 @@ def _table(name: str, model: type[BaseModel]) -> str:
 def _values(annotation: object) -> str:
     if annotation == card_data.Size:
         return 'a count, a share from 0.0 to 1.0, or "rest"'
+    if annotation == card_data.Pool:
+        return 'a count, a share from 0.0 to 1.0, "rest", or "unlabelled"'
+    if annotation == int | Literal["all"]:
+        return 'whole number, or "all"'
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:
