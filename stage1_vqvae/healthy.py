@@ -1,0 +1,154 @@
+"""What is healthy, for a model: its errors, its codes and its scores on images that show nothing unusual.
+
+Errors are larger on images that a model never learned from, so they are measured on held-out ones. How rare a code is
+takes many images, and the model learned them by heart in no way that matters for a count: so those of the training.
+
+The file is an .npz of plain arrays; its text `about` is JSON. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit_datasets.atomic import replacing
+from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.progress import Progress
+
+from .anomaly import Detector, Healthy, Inside, Recipe, absolute_error, everywhere, smoothed
+from .autoencoder import Autoencoder
+from .batches import padded
+from .reconstruct import reconstruct
+from .surprise import CodeTally
+
+MOST_LEARNED = 10_000  # training images whose codes are counted, evenly spaced
+MOST_HELD_OUT = 5_000
+FEWEST = 2  # held-out images; a standard deviation of fewer is none
+PRIOR = 10.0  # images: fewer seen at a place than these, and it says less than all places together
+FORMAT = 1
+
+
+def fit_healthy(
+    model: Autoencoder,
+    images: np.ndarray,
+    *,
+    learned: np.ndarray,
+    held_out: np.ndarray,
+    batch_size: int,
+    inside: Inside | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress,
+) -> Healthy:
+    """Measure what is healthy, in memory that does not grow with the images.
+
+    Args:
+        model: frozen.
+        images: (N, H, W, C) uint8.
+        learned: healthy rows that the model was trained on: their codes are counted.
+        held_out: healthy rows that it never saw: errors, their spread, and scores to compare with.
+        batch_size: of the encoder.
+        inside: which pixels count.
+        recipe: how maps become scores.
+        progress: counts images.
+
+    Raises:
+        ToolkitError: fewer than two held-out images.
+    """
+    if len(held_out) < FEWEST:
+        raise ToolkitError(
+            f"what is healthy has to be measured on {FEWEST} or more healthy images that the model never learned from; "
+            f"there {'is' if len(held_out) == 1 else 'are'} {len(held_out)}. Raise train.validation or split.labelled "
+            "of the run, or look at the label that --healthy names"
+        )
+    recipe, inside = recipe or Recipe(), inside or everywhere
+    learned, held_out = thinned(learned, MOST_LEARNED), thinned(held_out, MOST_HELD_OUT)
+    device = model.mean.device
+    errors = PixelErrors(model.size, device)
+    tally = CodeTally(model.levels[0], device) if model.quantizers else None
+    total = 2 * len(held_out) + (len(learned) if tally else 0)
+    with progress.bar("learn what is healthy", total, "images") as bar, torch.inference_mode():
+        for part, batch in padded(images, learned, batch_size, device) if tally else ():
+            quantized = model.quantize(model.encode(batch))
+            assert tally is not None
+            tally.add(next(iter(quantized.values())).indices[: len(part)])
+            bar.update(len(part))
+        for part, batch in padded(images, held_out, batch_size, device):
+            error = smoothed(absolute_error(batch, reconstruct(model, batch)[0]), recipe)
+            errors.add(error[: len(part)], inside(batch)[: len(part)])
+            bar.update(len(part))
+        mean, spread = errors.statistics()
+        healthy = Healthy(mean, spread, tally.table() if tally else None, recipe=recipe)
+        detector = Detector(model, healthy, inside)
+        found: dict[str, list[np.ndarray]] = {}
+        for _, maps in detector.run(images, held_out, batch_size=batch_size, bar=bar):
+            for name, values in detector.scores(maps).items():
+                found.setdefault(name, []).append(values)
+    kept = {name: np.concatenate(parts) for name, parts in found.items()}
+    return Healthy(mean, spread, healthy.rarity, {name: all_[np.isfinite(all_)] for name, all_ in kept.items()}, recipe)
+
+
+class PixelErrors:
+    """Mean and standard deviation of an error at each place, over many batches."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._sums = torch.zeros(3, size, size, dtype=torch.float64, device=device)  # count, error, its square
+
+    def add(self, errors: Tensor, inside: Tensor) -> None:
+        """Count the errors (B, H, W) of the pixels that are `inside`."""
+        counted = torch.where(inside, errors, 0.0).double()
+        self._sums += torch.stack([inside.double().sum(0), counted.sum(0), counted.square().sum(0)])
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation (H, W) float32 of each place.
+
+        Each is drawn towards that of all places together, as if `PRIOR` more images had it: where few healthy heads
+        reach, a place by itself would call anything usual or anything unusual.
+        """
+        count, error, square = self._sums
+        total = count.sum().clamp_min(1)
+        overall, overall_square = error.sum() / total, square.sum() / total
+        mean = (error + PRIOR * overall) / (count + PRIOR)
+        variance = (square + PRIOR * overall_square) / (count + PRIOR) - mean.square()
+        floor = 1e-6 + 1e-3 * (overall_square - overall.square()).clamp_min(0).sqrt()
+        spread = variance.clamp_min(0).sqrt().clamp_min(floor)
+        return mean.float().cpu().numpy(), spread.float().cpu().numpy()
+
+
+def thinned(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of `rows`, evenly spaced."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+def save_healthy(path: Path, healthy: Healthy, about: dict[str, Any]) -> None:
+    """Write `healthy` to the .npz file `path` in one step; `about` says of which model and images it is."""
+    arrays = {"mean": healthy.mean, "spread": healthy.spread}
+    arrays |= {f"scores_{name}": values for name, values in healthy.scores.items()}
+    if healthy.rarity is not None:
+        arrays["rarity"] = healthy.rarity
+    told = {"format_version": FORMAT, "recipe": asdict(healthy.recipe), **about}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, about=np.array(json.dumps(told, sort_keys=True)), **arrays)  # type: ignore[arg-type]
+
+
+def load_healthy(path: Path, about: dict[str, Any]) -> Healthy | None:
+    """What `save_healthy` wrote, if it is `about` the same; None where there is none, or of something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            told = json.loads(str(file["about"]))
+            recipe = Recipe(**told.pop("recipe"))
+            if told != {"format_version": FORMAT, **about} or recipe != Recipe():
+                return None
+            arrays = {name: file[name] for name in file.files if name != "about"}
+            scores = {name.removeprefix("scores_"): each for name, each in arrays.items() if name.startswith("scores_")}
+            return Healthy(arrays["mean"], arrays["spread"], arrays.get("rarity"), scores, recipe)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, cut short, or old
+        return None
