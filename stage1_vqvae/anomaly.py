@@ -51,7 +51,9 @@ class Healthy:
     mean: np.ndarray  # (H, W) float32, of the blurred error
     spread: np.ndarray  # (H, W) float32, its standard deviation
     rarity: np.ndarray | None  # (R, places, K) float32 nats, of the codes of the first level; None without codes
-    scores: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (n,) float32, of healthy images
+    scores: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (n,) float32, of the held-out images
+    learned: int = 0  # images whose codes were counted
+    held_out: int = 0  # images whose errors were measured
     recipe: Recipe = field(default_factory=Recipe)
 
 

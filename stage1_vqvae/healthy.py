@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ def fit_healthy(
         for _, maps in detector.run(images, held_out, batch_size=batch_size, bar=bar):
             for name, values in detector.scores(maps).items():
                 found.setdefault(name, []).append(values)
-    kept = {name: np.concatenate(parts) for name, parts in found.items()}
-    return Healthy(mean, spread, healthy.rarity, {name: all_[np.isfinite(all_)] for name, all_ in kept.items()}, recipe)
+    scored = {name: np.concatenate(parts) for name, parts in found.items()}
+    scored = {name: values[np.isfinite(values)] for name, values in scored.items()}
+    return replace(healthy, scores=scored, learned=len(learned) if tally else 0, held_out=len(held_out))
 
 
 class PixelErrors:
@@ -130,7 +131,8 @@ def thinned(rows: np.ndarray, most: int) -> np.ndarray:
 
 def save_healthy(path: Path, healthy: Healthy, about: dict[str, Any]) -> None:
     """Write `healthy` to the .npz file `path` in one step; `about` says of which model and images it is."""
-    arrays = {"mean": healthy.mean, "spread": healthy.spread}
+    counts = np.array([healthy.learned, healthy.held_out])
+    arrays = {"mean": healthy.mean, "spread": healthy.spread, "counts": counts}
     arrays |= {f"scores_{name}": values for name, values in healthy.scores.items()}
     if healthy.rarity is not None:
         arrays["rarity"] = healthy.rarity
@@ -149,6 +151,7 @@ def load_healthy(path: Path, about: dict[str, Any]) -> Healthy | None:
                 return None
             arrays = {name: file[name] for name in file.files if name != "about"}
             scores = {name.removeprefix("scores_"): each for name, each in arrays.items() if name.startswith("scores_")}
-            return Healthy(arrays["mean"], arrays["spread"], arrays.get("rarity"), scores, recipe)
+            learned, held_out = map(int, arrays["counts"])
+            return Healthy(arrays["mean"], arrays["spread"], arrays.get("rarity"), scores, learned, held_out, recipe)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, cut short, or old
         return None

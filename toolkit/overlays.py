@@ -34,6 +34,7 @@ class Shown:
     map: np.ndarray  # (H, W) float32, of what is unusual
     inside: np.ndarray  # (H, W) bool, the pixels that count
     title: str
+    short: str  # the same for a small picture
     mask: np.ndarray | None = None  # (H, W) bool, what should be found
 
 
@@ -83,7 +84,7 @@ def write_overview(shown: Sequence[Shown], scale: Scale, path: Path, *, title: s
             axes.set_axis_off()
         for axes, each in zip(panels, shown, strict=False):
             _overlaid(axes, each, scale)
-            axes.set_title(shorten(each.title, 30), fontsize=6.5, pad=2)
+            axes.set_title(shorten(each.short, 34), fontsize=6.5, pad=2)
         _bar(figure, panels.tolist(), scale, size=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
         write_png(figure, path)
