@@ -1,4 +1,4 @@
-"""What `toolkit anomaly` found, as tables: a row for each image, one for each subject, and how well lesions are found."""
+"""What `toolkit anomaly` found, as tables: a row for each image and each subject, and how well lesions are found."""
 
 from __future__ import annotations
 

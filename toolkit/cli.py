@@ -400,6 +400,85 @@ def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: in
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["test", "labelled", "unlabelled"]), help="Of the run's images. [test]")
+@options.path_option("--data", metavar="NEW", help="Score the images of this folder instead, or name FILES.")
+@options.labels_option
+@click.option("--healthy", default="", metavar="LABEL", help="Of images that show nothing unusual: all others are ill.")
+@options.path_option("--masks", metavar="DIR", help="Masks of what should be found, named as the images are.")
+@click.option(
+    "--by",
+    type=click.Choice(["error", "surprise", "combined"]),
+    default="error",
+    show_default=True,
+    help="What ranks: the error of the reconstruction, how rare the codes are, or both.",
+)
+@click.option("--most", type=click.IntRange(min=0), default=20, show_default=True, help="How many images to draw.")
+@click.option("--nifti/--no-nifti", default=True, help="Of volumes, also write error maps as NIfTI. [yes]")
+@options.path_option("--out", metavar="DIR", help="Folder to write. [default: RUN/anomaly]")
+@options.workers_option
+@options.fail_fast_option
+@options.device_option
+@options.common
+def anomaly(
+    console: Console,
+    run: Path,
+    files: tuple[Path, ...],
+    split: str | None,
+    data: Path | None,
+    labels: Path | None,
+    healthy: str,
+    masks: Path | None,
+    by: Literal["error", "surprise", "combined"],
+    most: int,
+    nifti: bool,
+    out: Path | None,
+    workers: int | None,
+    fail_fast: bool,
+    device: str,
+) -> None:
+    """Find what is unusual: error maps and scores, of slices and of subjects.
+
+    Takes the test split, a folder, or single FILES, all of which the model should never have learned from. Where masks
+    or labels tell what is ill, it says how well that is found.
+
+    \b
+    Example:  toolkit anomaly runs/ixi
+              toolkit anomaly runs/ixi --data patients/ --masks lesions/ --out runs/patients
+              toolkit anomaly runs/slices --healthy notumor
+    """
+    from .anomaly import anomaly_text, find_anomalies
+    from .unseen import open_unseen
+
+    unseen = open_unseen(
+        run,
+        split=split,
+        data=data,
+        files=files,
+        labels=labels,
+        fail_fast=fail_fast,
+        workers=workers,
+        progress=console.progress,
+    )
+    out = out or run / "anomaly"
+    summary = find_anomalies(
+        unseen,
+        out,
+        healthy_label=healthy,
+        masks=masks,
+        by=by,
+        most=most,
+        nifti=nifti,
+        device=device,
+        progress=console.progress,
+    )
+    console.show(anomaly_text(summary, out))
+    console.data(summary)
+    _finish(len(unseen.prepared.skipped_files))
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @options.common
 def info(console: Console, path: Path) -> None:
