@@ -2,6 +2,8 @@
 
 Errors are larger on images that a model never learned from, so they are measured on held-out ones. How rare a code is
 takes many images, and the model learned them by heart in no way that matters for a count: so those of the training.
+A held-out person's own scores are taken with the usual errors of the others, in `FOLDS` parts: with their own among
+them, five people looked so usual that nine tenths of the next healthy ones' slices lay above theirs.
 
 The file is an .npz of plain arrays; its text `about` is JSON. Nothing in it is ever unpickled.
 """
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from .surprise import CodeTally
 MOST_LEARNED = 10_000  # training images whose codes are counted, evenly spaced
 MOST_HELD_OUT = 5_000
 FEWEST = 2  # held-out images; a standard deviation of fewer is none
+FOLDS = 10  # parts of the held-out people, each scored by what is usual in the others
 PRIOR = 10.0  # images: fewer seen at a place than these, and it says less than all places together
 FORMAT = 1
 
@@ -41,6 +45,7 @@ def fit_healthy(
     *,
     learned: np.ndarray,
     held_out: np.ndarray,
+    groups: np.ndarray,
     batch_size: int,
     inside: Inside | None = None,
     recipe: Recipe | None = None,
@@ -53,6 +58,7 @@ def fit_healthy(
         images: (N, H, W, C) uint8.
         learned: healthy rows that the model was trained on: their codes are counted.
         held_out: healthy rows that it never saw: errors, their spread, and scores to compare with.
+        groups: whom each held-out row shows, (len(held_out),).
         batch_size: of the encoder.
         inside: which pixels count.
         recipe: how maps become scores.
@@ -68,9 +74,12 @@ def fit_healthy(
             "of the run, or look at the label that --healthy names"
         )
     recipe, inside = recipe or Recipe(), inside or everywhere
-    learned, held_out = thinned(learned, MOST_LEARNED), thinned(held_out, MOST_HELD_OUT)
+    chosen = thinned(np.arange(len(held_out)), MOST_HELD_OUT)
+    learned, held_out, groups = thinned(learned, MOST_LEARNED), held_out[chosen], groups[chosen]
     device = model.mean.device
-    errors = PixelErrors(model.size, device)
+    _, people = np.unique(groups, return_inverse=True)
+    folds = [held_out[people % FOLDS == fold] for fold in range(min(FOLDS, int(people.max()) + 1))]
+    errors = [PixelErrors(model.size, device) for _ in folds]
     tally = CodeTally(model.levels[0], device) if model.quantizers else None
     total = 2 * len(held_out) + (len(learned) if tally else 0)
     with progress.bar("learn what is healthy", total, "images") as bar, torch.inference_mode():
@@ -79,32 +88,35 @@ def fit_healthy(
             assert tally is not None
             tally.add(next(iter(quantized.values())).indices[: len(part)])
             bar.update(len(part))
-        for part, batch in padded(images, held_out, batch_size, device):
-            error = smoothed(absolute_error(batch, reconstruct(model, batch)[0]), recipe)
-            errors.add(error[: len(part)], inside(batch)[: len(part)])
-            bar.update(len(part))
-        mean, spread = errors.statistics()
-        healthy = Healthy(mean, spread, tally.table() if tally else None, recipe=recipe)
-        detector = Detector(model, healthy, inside)
+        for rows, own in zip(folds, errors, strict=True):
+            for part, batch in padded(images, rows, batch_size, device):
+                error = smoothed(absolute_error(batch, reconstruct(model, batch)[0]), recipe)
+                own.add(error[: len(part)], inside(batch)[: len(part)])
+                bar.update(len(part))
+        rarity = tally.table() if tally else None
         found: dict[str, list[np.ndarray]] = {}
-        for _, maps in detector.run(images, held_out, batch_size=batch_size, bar=bar):
-            for name, values in detector.scores(maps).items():
-                found.setdefault(name, []).append(values)
+        for fold, rows in enumerate(folds):
+            others = [each for other, each in enumerate(errors) if other != fold] or errors
+            detector = Detector(model, Healthy(*joined(others).statistics(), rarity, recipe=recipe), inside)
+            for _, maps in detector.run(images, rows, batch_size=batch_size, bar=bar):
+                for name, values in detector.scores(maps).items():
+                    found.setdefault(name, []).append(values)
+    mean, spread = joined(errors).statistics()
     scored = {name: np.concatenate(parts) for name, parts in found.items()}
     scored = {name: values[np.isfinite(values)] for name, values in scored.items()}
-    return replace(healthy, scores=scored, learned=len(learned) if tally else 0, held_out=len(held_out))
+    return Healthy(mean, spread, rarity, scored, len(learned) if tally else 0, len(held_out), recipe)
 
 
 class PixelErrors:
     """Mean and standard deviation of an error at each place, over many batches."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self._sums = torch.zeros(3, size, size, dtype=torch.float64, device=device)  # count, error, its square
+        self.sums = torch.zeros(3, size, size, dtype=torch.float64, device=device)  # count, error, its square
 
     def add(self, errors: Tensor, inside: Tensor) -> None:
         """Count the errors (B, H, W) of the pixels that are `inside`."""
         counted = torch.where(inside, errors, 0.0).double()
-        self._sums += torch.stack([inside.double().sum(0), counted.sum(0), counted.square().sum(0)])
+        self.sums += torch.stack([inside.double().sum(0), counted.sum(0), counted.square().sum(0)])
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation (H, W) float32 of each place.
@@ -112,7 +124,7 @@ class PixelErrors:
         Each is drawn towards that of all places together, as if `PRIOR` more images had it: where few healthy heads
         reach, a place by itself would call anything usual or anything unusual.
         """
-        count, error, square = self._sums
+        count, error, square = self.sums
         total = count.sum().clamp_min(1)
         overall, overall_square = error.sum() / total, square.sum() / total
         mean = (error + PRIOR * overall) / (count + PRIOR)
@@ -120,6 +132,14 @@ class PixelErrors:
         floor = 1e-6 + 1e-3 * (overall_square - overall.square()).clamp_min(0).sqrt()
         spread = variance.clamp_min(0).sqrt().clamp_min(floor)
         return mean.float().cpu().numpy(), spread.float().cpu().numpy()
+
+
+def joined(parts: Sequence[PixelErrors]) -> PixelErrors:
+    """The errors of all `parts` together."""
+    whole = PixelErrors(parts[0].sums.shape[-1], parts[0].sums.device)
+    for part in parts:
+        whole.sums += part.sums
+    return whole
 
 
 def thinned(rows: np.ndarray, most: int) -> np.ndarray:

@@ -23,13 +23,14 @@ ORIENTATION = np.array([[1, -1], [2, 1], [0, 1]])
 SETS = [
     "image.size=32",
     "slices.count=12",
+    "slices.fov=192",
     "slices.start=0.1",
     "slices.stop=0.9",
     "vqvae.stride=4",
-    "vqvae.width=16",
+    "vqvae.width=8",
     "vqvae.codebook_size=64",
-    "train.epochs=25",
-    "train.batch_size=16",
+    "train.epochs=15",
+    "train.batch_size=8",
     "train.objective=reconstruct",
 ]
 
@@ -38,12 +39,22 @@ def save(path: Path, data: np.ndarray, dtype: str = "int16") -> Path:
     return phantoms.save(path, data, spacing=SPACING, orientation=ORIENTATION, dtype=dtype)
 
 
+def person(seed: int) -> np.ndarray:
+    """The same head a little brighter or darker, with noise of its own."""
+    rng = np.random.default_rng(seed)
+    data = phantoms.head(seed=0)
+    return (data * rng.uniform(0.9, 1.1) + rng.normal(0, 25, data.shape) * (data > 100)).astype(np.float32).clip(0)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of sixteen healthy heads."""
     folder = tmp_path_factory.mktemp("heads")
+    rows = "".join(f"{i},{1 + i % 2}\n" for i in range(16))  # labels make a pool, which tells what is usual
+    (folder / "data").mkdir()
+    (folder / "data" / "IXI.csv").write_text("IXI_ID,SEX_ID\n" + rows)
     for i in range(16):
-        save(folder / "data" / f"IXI{i:03d}-Guys-0{i:03d}-T1.nii.gz", phantoms.head(seed=i))
+        save(folder / "data" / f"IXI{i:03d}-Guys-0{i:03d}-T1.nii.gz", person(i))
     toolkit("train", "ixi", "--data", folder / "data", "--out", folder / "run", sets=SETS)
     return folder / "run"
 
@@ -53,12 +64,12 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four other heads with a lesion each, and a healthy one; `masks/` has none for the healthy one."""
     folder = tmp_path_factory.mktemp("patients")
     for i in range(5):
-        data = phantoms.head(seed=100 + i)
+        data = person(100 + i)
         if i < 4:
             rng = np.random.default_rng(i)
             inside = data > 100
             inside[:, :, :12] = inside[:, :, 32:] = False
-            lesion = draw_lesion(rng, inside, SPACING, radius=18, contrast=0.7 if i % 2 else -0.6)
+            lesion = draw_lesion(rng, inside, SPACING, radius=15, contrast=0.5 if i % 2 else -0.5)
             data, mask = put(data, SPACING, lesion, black_to_white=900)
             save(folder / "masks" / f"p{i}.nii.gz", mask.astype(np.float32), dtype="uint8")
         save(folder / "scans" / f"p{i}.nii.gz", data)
@@ -86,7 +97,7 @@ def test_lesions_are_found_in_slices_pixels_and_people(found: Path) -> None:
     assert detection["truth"] == "masks"
     assert detection["images"]["error"]["auroc"]["value"] > 0.8
     assert detection["pixels"]["error"]["auroc"]["value"] > 0.85
-    assert detection["pixels"]["error"]["average_precision"]["value"] > 0.3
+    assert detection["pixels"]["error"]["average_precision"]["value"] > 0.2
     low, high = detection["images"]["error"]["auroc"]["ci95"]
     assert low <= detection["images"]["error"]["auroc"]["value"] <= high
     assert detection["subjects"]["error"]["positive"] == 4
@@ -103,7 +114,7 @@ def test_tables_have_a_row_for_each_slice_and_person(found: Path, run: Path) -> 
     assert images["above_healthy"].between(0, 1).all()
     assert (images["score"] == images["error"]).all()
     worst = images.loc[images.groupby("subject")["score"].idxmax()].set_index("subject")
-    assert worst["ill"][:4].all()
+    assert worst["ill"][:4].sum() >= 3, "in most people the highest slice is one with lesion"
     assert (subjects.set_index("subject")["highest"] == worst["score"]).all()
     assert summary(found)["healthy"]["held_out"] == 4 * 12 + 12  # the pool, and the validation part
 
@@ -174,15 +185,8 @@ def test_training_images_are_marked(run: Path, tmp_path: Path) -> None:
 
 
 class TestLabels:
-    @pytest.fixture(scope="class")
-    def digits(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        sizes = ["split.unlabelled=200", "split.labelled=300", "split.test=200", "train.epochs=4"]
-        out = tmp_path_factory.mktemp("digits") / "run"
-        toolkit("train", "digits", "--out", out, sets=[*sizes, "train.objective=reconstruct"])
-        return out
-
-    def test_a_label_says_what_is_healthy_and_the_source_is_suspected(self, digits: Path, tmp_path: Path) -> None:
-        shown = toolkit("anomaly", digits, "--healthy", 1, "--out", tmp_path, "--most", 3)
+    def test_a_label_says_what_is_healthy_and_the_source_is_suspected(self, digits_run: Path, tmp_path: Path) -> None:
+        shown = toolkit("anomaly", digits_run, "--healthy", 1, "--out", tmp_path, "--most", 3)
         told = summary(tmp_path)
         assert told["detection"]["truth"] == "labels"
         images = pd.read_csv(tmp_path / "images.csv", dtype={"label": str})
@@ -193,17 +197,17 @@ class TestLabels:
         assert told["healthy"]["label"] == "1"
         assert told["healthy"]["learned"] < 40
 
-    def test_an_unknown_label_names_those_there_are(self, digits: Path, tmp_path: Path) -> None:
-        error = toolkit("anomaly", digits, "--healthy", "well", "--out", tmp_path, code=1).output
+    def test_an_unknown_label_names_those_there_are(self, digits_run: Path, tmp_path: Path) -> None:
+        error = toolkit("anomaly", digits_run, "--healthy", "well", "--out", tmp_path, code=1).output
         assert "--healthy well: no image has that label. There are: 0, 1, 2" in error
 
-    def test_a_difference_in_brightness_is_said_aloud(self, digits: Path, tmp_path: Path) -> None:
+    def test_a_difference_in_brightness_is_said_aloud(self, digits_run: Path, tmp_path: Path) -> None:
         for label, offset in (("well", 0), ("ill", 60)):
             for i in range(12):
                 (tmp_path / "new" / label).mkdir(parents=True, exist_ok=True)
                 array = np.random.default_rng(i).integers(0, 120, (16, 16)).astype(np.uint8) + offset
                 Image.fromarray(array.astype(np.uint8)).save(tmp_path / "new" / label / f"{label}{i}.png")
-        shown = toolkit("anomaly", digits, "--data", tmp_path / "new", "--labels", table(tmp_path), "--healthy", "well",
+        shown = toolkit("anomaly", digits_run, "--data", tmp_path / "new", "--labels", table(tmp_path), "--healthy", "well",
                         "--out", tmp_path / "out", "--most", 0)  # fmt: skip
         assert "brightness alone, without any model, tells ill from healthy with an AUROC of 1.00" in shown.output
 

@@ -18,7 +18,7 @@ from stage1_vqvae import surprise as rarity
 from stage1_vqvae.anomaly import Detector, Healthy, Recipe, smoothed, top_mean
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.checkpoint import load_model
-from stage1_vqvae.healthy import PixelErrors, fit_healthy, load_healthy, save_healthy
+from stage1_vqvae.healthy import PixelErrors, fit_healthy, joined, load_healthy, save_healthy
 from stage1_vqvae.surprise import CodeTally, surprise
 from stage1_vqvae.train import train
 from toolkit_datasets.codes import Level
@@ -119,6 +119,29 @@ def test_usual_errors_are_those_of_each_place_drawn_towards_all() -> None:
     assert mean.dtype == spread.dtype == np.float32
 
 
+def test_parts_join_to_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    error, inside = torch.from_numpy(rng.random((12, 8, 8))), torch.from_numpy(rng.random((12, 8, 8)) < 0.5)
+    whole, parts = PixelErrors(8, CPU), [PixelErrors(8, CPU) for _ in range(3)]
+    whole.add(error, inside)
+    for number, part in enumerate(parts):
+        part.add(error[number::3], inside[number::3])
+    for one, other in zip(joined(parts).statistics(), whole.statistics(), strict=True):
+        assert one == pytest.approx(other, rel=1e-6)
+
+
+def test_a_person_is_judged_by_what_is_usual_in_others(model: Autoencoder, prepared: Prepared) -> None:
+    """Few people with many images each: with their own errors among the usual ones all would look usual."""
+    rows, groups = prepared.rows("labelled")[:40], np.repeat(np.arange(4), 10)
+    images = prepared.images.copy()
+    images[rows[groups == 3]] = 255 - images[rows[groups == 3]]  # one of them is very odd
+    words = {"learned": prepared.rows("unlabelled"), "held_out": rows, "batch_size": 32, "progress": SILENT}
+    by_person = fit_healthy(model, images, groups=groups, **words)  # type: ignore[arg-type]
+    alone = fit_healthy(model, images, groups=np.zeros(40), **words)  # type: ignore[arg-type]
+    assert by_person.mean == pytest.approx(alone.mean, abs=1e-6)
+    assert by_person.scores["error"].max() > 1.5 * alone.scores["error"].max()
+
+
 def test_constant_errors_have_a_spread_to_divide_by() -> None:
     errors = PixelErrors(8, CPU)
     errors.add(torch.full((5, 8, 8), 0.25), torch.ones(5, 8, 8, dtype=torch.bool))
@@ -146,6 +169,7 @@ def fitted(model: Autoencoder, prepared: Prepared, batch_size: int = 32) -> Heal
         prepared.images,
         learned=prepared.rows("unlabelled"),
         held_out=prepared.rows("labelled"),
+        groups=np.arange(100),
         batch_size=batch_size,
         progress=SILENT,
     )
@@ -268,6 +292,6 @@ def test_a_vae_has_errors_and_no_codes(prepared: Prepared, tmp_path: Path) -> No
 def test_one_healthy_image_is_too_few(model: Autoencoder, prepared: Prepared) -> None:
     with pytest.raises(ToolkitError, match=r"2 or more healthy images .* there is 1"):
         fit_healthy(
-            model, prepared.images, learned=prepared.rows("unlabelled"), held_out=np.array([0]), batch_size=8,
-            progress=SILENT,
+            model, prepared.images, learned=prepared.rows("unlabelled"), held_out=np.array([0]),
+            groups=np.array(["a"]), batch_size=8, progress=SILENT,
         )  # fmt: skip

@@ -32,6 +32,7 @@ from .unseen import Unseen
 from .volume_maps import VolumeMaps
 
 By = Literal["error", "surprise", "combined"]
+FEW = 100  # held-out images: fewer say little of what is usual at each place
 TOLD = 5  # of the highest, in the terminal
 TITLES = {
     "error": "error",
@@ -115,6 +116,11 @@ def find_anomalies(
         "colours": scale,
         "volumes": [path.name for path in volumes.files] if volumes else [],
     }
+    if healthy.held_out < FEW:
+        summary["warnings"].append(
+            f"what is usual was measured on {healthy.held_out} images only: a run with more in its pool "
+            "(split.labelled) or validation part (train.validation) knows better"
+        )
     if healthy_label and (others := other_labels(unseen.run, healthy_label)):
         named = ", ".join(f"{name} {count:,}" for name, count in others.items())
         summary["warnings"].append(

@@ -60,6 +60,7 @@ def healthy_of(
         own.images,
         learned=learned,
         held_out=held_out,
+        groups=own.samples["group"].where(own.samples["group"] != "", own.samples["id"]).to_numpy(str)[held_out],
         batch_size=loaded.card.encode.batch_size,
         inside=inside,
         progress=progress,
@@ -74,8 +75,9 @@ def healthy_of(
 def healthy_rows(own: Prepared, *, judged: str, label: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows of healthy images that the model learned from, and of those that it did not and that are not `judged`.
 
-    The latter are the validation part of the unlabelled images, and the labelled pool. Where `label` says which images
-    are healthy, those with another one are left out; those without any count as what the run was trained on.
+    The latter are the validation part of the unlabelled images, and the labelled pool; without a pool the validation
+    part alone, even if it is judged. Where `label` says which images are healthy, those with another one are left out;
+    those without any count as what the run was trained on, and so do all where the run knows no such label.
     """
     card = own.card
     learned, validation = split_validation(
@@ -83,15 +85,22 @@ def healthy_rows(own: Prepared, *, judged: str, label: str) -> tuple[np.ndarray,
     )
     parts = {"unlabelled": validation, "labelled": own.rows("labelled")}
     held_out = np.sort(np.concatenate([rows for split, rows in parts.items() if split != judged]))
-    if not label:
+    held_out = held_out if len(held_out) else validation
+    labels = own.samples["label"]
+    if not label or label not in set(labels):
         return learned, held_out
-    fine = own.samples["label"].isin([label, ""]).to_numpy()
+    fine = labels.isin([label, ""]).to_numpy()
     return learned[fine[learned]], held_out[fine[held_out]]
 
 
 def other_labels(run: Path, label: str) -> dict[str, int]:
-    """How many images with a label other than the healthy one the model of `run` has learned from, by label."""
+    """How many images with a label other than the healthy one the model of `run` has learned from, by label.
+
+    None where the run does not know that label, and so has others of another kind.
+    """
     samples = pd.read_csv(run / "samples.csv", dtype=str, keep_default_na=False, usecols=["label", "split", "status"])
+    if label not in set(samples["label"]):
+        return {}
     seen = samples[(samples["split"] == "unlabelled") & (samples["status"] == "ok")]
     others = seen["label"][~seen["label"].isin([label, ""])]
     return {str(name): int(count) for name, count in others.value_counts().items()}

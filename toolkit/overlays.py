@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from .drawing import PALETTE, shorten, styled, write_png
@@ -107,13 +107,11 @@ def _bar(figure: Figure, beside: Axes | list[Axes], scale: Scale, *, size: float
     bar.set_label(scale.title, fontsize=size)
 
 
-def _colours() -> ListedColormap:
+def _colours() -> Colormap:
     """From clear to solid, dark red to white: brighter is more unusual, to colour-blind readers and in grey too."""
     colours = mpl.colormaps["inferno"](np.linspace(0.35, 1.0, 256))
     colours[:, 3] = SOLID * np.clip(np.linspace(0, 1 / FADE, 256), 0, 1)
-    found = ListedColormap(colours)
-    found.set_under((0, 0, 0, 0))
-    return found
+    return ListedColormap(colours).with_extremes(under=(0, 0, 0, 0), bad=(0, 0, 0, 0))
 
 
 def _has(shown: Shown) -> bool:
