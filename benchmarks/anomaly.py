@@ -1,8 +1,8 @@
 """How small and faint a lesion is found: made-up ones in unseen people's scans, and tumours beside another source.
 
-    python benchmarks/anomaly.py choose  --data ds002748/ --out runs/anomaly     # settings, on the pool's people
-    python benchmarks/anomaly.py lesions --data ds002748/ --out runs/anomaly     # the table, on the test people
-    python benchmarks/anomaly.py tumours --data brain_tumour_slices/ --out runs/anomaly
+    python benchmarks/anomaly.py choose  --data ds002748/ --labels participants.tsv    # settings, on the pool's people
+    python benchmarks/anomaly.py lesions --data ds002748/ --labels participants.tsv    # tables, on the test people
+    python benchmarks/anomaly.py tumours --data brain_tumour_slices/
 
 Each trains a VQ-VAE first where --out holds none. Lesions are ellipsoids of known size and contrast (see
 toolkit_datasets/lesions.py), one in each copy of a scan, written as NIfTI files and read as any new scan is. Beside the
@@ -53,13 +53,11 @@ from toolkit_datasets.progress import Terminal
 RADII = (3.0, 5.0, 8.0, 12.0)  # mm
 CONTRASTS = (-0.3, 0.15, 0.3, 0.6)  # of black to white
 CHOOSE = ((5.0, 0.3), (5.0, -0.3), (8.0, 0.15), (8.0, -0.15))  # radius and contrast
-RECIPES = [
-    Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.01, 0.02, 0.05, 0.2)
-]
+RECIPES = [Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.02, 0.05, 0.2)]
 TRAIN = ("train.objective=reconstruct", "train.epochs=12")
 HEALTHY_ONLY = (
     "train.objective=reconstruct",
-    "train.epochs=20",
+    "train.epochs=12",
     "vqvae.stride=4",
     "source.only_matching=true",
     "source.patterns=['(?:.*/)?Training/(?P<label>notumor)/[^/]*?(?P<number>\\d*)\\.\\w+', "
@@ -77,9 +75,9 @@ def toolkit(*words: object) -> None:
         sys.exit(f"ended with exit code {ended.returncode}")
 
 
-def trained(run: Path, card: str, data: Path, sets: tuple[str, ...]) -> Path:
+def trained(run: Path, card: str, data: Path, labels: Path | None, sets: tuple[str, ...]) -> Path:
     if not (run / "stage1" / "model.json").is_file():
-        words = [word for each in sets for word in ("--set", each)]
+        words = [word for each in sets for word in ("--set", each)] + (["--labels", labels] if labels else [])
         toolkit("train", card, "--data", data, "--out", run, "--overwrite", *words)
     return run
 
@@ -225,12 +223,13 @@ class Bench:
     healthy: dict[Key, np.ndarray]  # scores of held-out healthy slices
 
 
-def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) -> Bench:
-    """A trained run, and methods that know what is usual from people who are not judged."""
-    run = trained(arguments.out / "ds002748", "ds002748", arguments.data, TRAIN)
+def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str, names: tuple[str, ...] = ()) -> Bench:
+    """A trained run, and methods (those of `names`, or all) that know what is usual from people who are not judged."""
+    run = trained(arguments.out / "ds002748", "ds002748", arguments.data, arguments.labels, TRAIN)
     own = open_data(*read_run(run), progress=SHOW)
     learned, held_out = healthy_rows(own, judged=judged, label="")
-    reader = Reader(methods_of(load_model(run / "stage1", "cpu"), own, learned), own, held_out, recipes)
+    methods = methods_of(load_model(run / "stage1", "cpu"), own, learned)
+    reader = Reader({name: methods[name] for name in names or methods}, own, held_out, recipes)
     part = replace(
         own,
         samples=own.samples.assign(split=["new" if row in set(held_out) else "" for row in range(len(own.samples))]),
@@ -247,7 +246,7 @@ def combined(found: dict[Key, np.ndarray], healthy: dict[Key, np.ndarray], recip
 
 def choose(arguments: argparse.Namespace) -> str:
     """Mean AUROC of slices over four kinds of lesions in the pool's people, by setting."""
-    made = bench(arguments, RECIPES, judged="labelled")
+    made = bench(arguments, RECIPES, judged="labelled", names=("error", "surprise", "PCA"))
     areas: dict[str, dict[Recipe, list[float]]] = {}
     for radius, contrast in CHOOSE:
         scans, masks = with_lesions(made.own, "labelled", arguments.out / "volumes", radius, contrast)
@@ -340,7 +339,7 @@ def by_person(score: np.ndarray, subjects: np.ndarray) -> dict[str, float]:
 
 def tumours(arguments: argparse.Namespace) -> str:
     """Slices with tumours against those without, which come from elsewhere; and what separates them with no model."""
-    run = trained(arguments.out / "no-tumour", "brain-tumour", arguments.data, HEALTHY_ONLY)
+    run = trained(arguments.out / "no-tumour", "brain-tumour", arguments.data, None, HEALTHY_ONLY)
     out = arguments.out / "tumours"
     toolkit("anomaly", run, "--healthy", "notumor", "--out", out, "--most", 16)
     found = json.loads((out / "summary.json").read_text())["detection"]
@@ -360,6 +359,7 @@ def main() -> None:
     parts = {"choose": choose, "lesions": lesions, "tumours": tumours}
     parser.add_argument("part", choices=parts)
     parser.add_argument("--data", type=Path, required=True, help="folder of the scans, or of the tumour slices")
+    parser.add_argument("--labels", type=Path, help="table of people; without labels there is no pool")
     parser.add_argument("--out", type=Path, default=Path("runs/anomaly"), help="where runs, volumes and tables go")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

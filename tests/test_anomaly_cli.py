@@ -207,8 +207,8 @@ class TestLabels:
                 (tmp_path / "new" / label).mkdir(parents=True, exist_ok=True)
                 array = np.random.default_rng(i).integers(0, 120, (16, 16)).astype(np.uint8) + offset
                 Image.fromarray(array.astype(np.uint8)).save(tmp_path / "new" / label / f"{label}{i}.png")
-        shown = toolkit("anomaly", digits_run, "--data", tmp_path / "new", "--labels", table(tmp_path), "--healthy", "well",
-                        "--out", tmp_path / "out", "--most", 0)  # fmt: skip
+        words = ("--data", tmp_path / "new", "--labels", table(tmp_path), "--healthy", "well")
+        shown = toolkit("anomaly", digits_run, *words, "--out", tmp_path / "out", "--most", 0)
         assert "brightness alone, without any model, tells ill from healthy with an AUROC of 1.00" in shown.output
 
 
@@ -224,8 +224,9 @@ def test_a_vae_has_no_codes_to_be_surprised_by(tmp_path: Path) -> None:
     toolkit("train", "digits", "--out", tmp_path / "run", "--objective", "vae", sets=sizes)
     error = toolkit("anomaly", tmp_path / "run", "--by", "surprise", code=1).output
     assert "which has no codes: give --by error" in error
+    assert "new images need --out" in toolkit("anomaly", tmp_path / "run", "--data", tmp_path, code=2).output
     toolkit("anomaly", tmp_path / "run", "--most", 2)
-    images = pd.read_csv(tmp_path / "run" / "anomaly" / "images.csv")
+    images = pd.read_csv(tmp_path / "run" / "anomaly" / "test" / "images.csv")
     assert "surprise" not in images
     assert len(images) == 20
 

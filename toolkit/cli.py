@@ -402,8 +402,8 @@ def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: in
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["test", "labelled", "unlabelled"]), help="Of the run's images. [test]")
-@options.path_option("--data", metavar="NEW", help="Score the images of this folder instead, or name FILES.")
+@click.option("--split", type=click.Choice(["test", "labelled", "unlabelled"]), help="Of the run. [default: test]")
+@options.path_option("--data", metavar="DIR", help="Take the images or volumes of this folder instead.")
 @options.labels_option
 @click.option("--healthy", default="", metavar="LABEL", help="Of images that show nothing unusual: all others are ill.")
 @options.path_option("--masks", metavar="DIR", help="Masks of what should be found, named as the images are.")
@@ -416,7 +416,7 @@ def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: in
 )
 @click.option("--most", type=click.IntRange(min=0), default=20, show_default=True, help="How many images to draw.")
 @click.option("--nifti/--no-nifti", default=True, help="Of volumes, also write error maps as NIfTI. [yes]")
-@options.path_option("--out", metavar="DIR", help="Folder to write. [default: RUN/anomaly]")
+@options.path_option("--out", metavar="DIR", help="Folder to write. [default: RUN/anomaly/SPLIT]")
 @options.workers_option
 @options.fail_fast_option
 @options.device_option
@@ -440,8 +440,9 @@ def anomaly(
 ) -> None:
     """Find what is unusual: error maps and scores, of slices and of subjects.
 
-    Takes the test split, a folder, or single FILES, all of which the model should never have learned from. Where masks
-    or labels tell what is ill, it says how well that is found.
+    By default of the run's test split. What a model that learned from healthy images rebuilds badly, or calls by rare
+    codes, is unusual. Overlays and tables; of NIfTI files NIfTI files, in their own space. Where masks or labels tell
+    what is ill, it says how well that is found, with intervals over subjects.
 
     \b
     Example:  toolkit anomaly runs/ixi
@@ -451,6 +452,8 @@ def anomaly(
     from .anomaly import anomaly_text, find_anomalies
     from .unseen import open_unseen
 
+    if (data or files) and out is None:
+        raise click.UsageError("new images need --out: what is kept in the run folder is about its own")
     unseen = open_unseen(
         run,
         split=split,
@@ -461,7 +464,7 @@ def anomaly(
         workers=workers,
         progress=console.progress,
     )
-    out = out or run / "anomaly"
+    out = out or run / "anomaly" / unseen.origin
     summary = find_anomalies(
         unseen,
         out,

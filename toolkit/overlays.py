@@ -78,7 +78,7 @@ def write_overview(shown: Sequence[Shown], scale: Scale, path: Path, *, title: s
     rows = -(-len(shown) // columns)
     height, width = shown[0].image.shape[:2]
     with styled("overview"):
-        figure = Figure(figsize=(1.9 * columns + 0.8, 0.4 + rows * (1.9 * height / width + 0.3)))
+        figure = Figure(figsize=(1.9 * columns + 0.9, 0.3 + rows * (1.9 * height / width + 0.2)))
         panels = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axes in panels:
             axes.set_axis_off()
