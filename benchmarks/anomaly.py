@@ -51,9 +51,10 @@ from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Terminal
 
 RADII = (3.0, 5.0, 8.0, 12.0)  # mm
-CONTRASTS = (-0.3, 0.15, 0.3, 0.6)  # of black to white
+CONTRASTS = (-0.3, 0.15, 0.3)  # of black to white
 CHOOSE = ((5.0, 0.3), (5.0, -0.3), (8.0, 0.15), (8.0, -0.15))  # radius and contrast
 RECIPES = [Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.02, 0.05, 0.2)]
+HALF = "half-of-pool"
 TRAIN = ("train.objective=reconstruct", "train.epochs=12")
 HEALTHY_ONLY = (
     "train.objective=reconstruct",
@@ -117,36 +118,36 @@ def with_lesions(prepared: Prepared, split: str, folder: Path, radius: float, co
 
 # -- methods: each turns a batch into a map of the same kind
 
-Method = Callable[[torch.Tensor], torch.Tensor]  # uint8 (B, C, H, W) -> (B, H, W)
+Maps = dict[str, torch.Tensor]  # name of a method -> (B, H, W)
 
 
-def methods_of(loaded: Loaded, own: Prepared, learned: np.ndarray) -> dict[str, Method]:
-    """The model's two maps, and what stands beside them."""
+def methods_of(loaded: Loaded, own: Prepared, learned: np.ndarray) -> Callable[[torch.Tensor], Maps]:
+    """A function of uint8 images (B, C, H, W): the model's two maps, and what stands beside them."""
     model, device = loaded.model, loaded.model.mean.device
     size = loaded.card.encode.batch_size
     bits = round(model.bits_per_pixel * model.size**2)
     code = fit(own.images, learned, bits=bits, quantised=True, device=device)
     tally = CodeTally(model.levels[0], device)
-    for part, batch in padded(own.images, learned, size, device):
-        tally.add(next(iter(model.quantize(model.encode(batch)).values())).indices[: len(part)])
+    with torch.inference_mode():
+        for part, batch in padded(own.images, learned, size, device):
+            tally.add(next(iter(model.quantize(model.encode(batch)).values())).indices[: len(part)])
     table = torch.from_numpy(tally.table())
 
-    def rare(batch: torch.Tensor) -> torch.Tensor:
-        found = surprise(table, next(iter(reconstruct(model, batch)[1].values())).indices)
-        return torch.nn.functional.interpolate(found[:, None], size=batch.shape[2:], mode="nearest")[:, 0]
+    @torch.inference_mode()
+    def maps(batch: torch.Tensor) -> Maps:
+        plain, (rebuilt, quantized) = batch.float() / 255, reconstruct(model, batch)
+        rare = surprise(table, next(iter(quantized.values())).indices)[:, None]
+        return {
+            "error": absolute_error(batch, rebuilt),
+            "surprise": torch.nn.functional.interpolate(rare, size=batch.shape[2:], mode="nearest")[:, 0],
+            "PCA": absolute_error(batch, code(plain)),
+            "mean image": absolute_error(batch, code.mean.expand_as(plain)),
+            "blur": absolute_error(batch, scores.blurred(plain, BLUR * model.size)),
+            "bright": plain.mean(1),
+            "dark": 1 - plain.mean(1),
+        }
 
-    def residual(rebuild: Callable[[torch.Tensor], torch.Tensor]) -> Method:
-        return lambda batch: absolute_error(batch, rebuild(batch.float() / 255))
-
-    return {
-        "error": lambda batch: absolute_error(batch, reconstruct(model, batch)[0]),
-        "surprise": rare,
-        "PCA": residual(code),
-        "mean image": residual(lambda images: code.mean.expand_as(images)),
-        "blur": residual(lambda images: scores.blurred(images, BLUR * model.size)),
-        "bright": lambda batch: batch.float().mean(1) / 255,
-        "dark": lambda batch: 1 - batch.float().mean(1) / 255,
-    }
+    return maps
 
 
 Key = tuple[str, Recipe, bool]  # name of the method, how it is scored, whether its usual error is taken off
@@ -165,21 +166,19 @@ class Readings:
 class Reader:
     """Methods that know what is usual at each place, from held-out healthy images."""
 
-    def __init__(self, methods: dict[str, Method], own: Prepared, held_out: np.ndarray, recipes: list[Recipe]) -> None:
-        self.methods, self.recipes = methods, recipes
+    def __init__(
+        self, maps: Callable[[torch.Tensor], Maps], own: Prepared, held_out: np.ndarray, recipes: list[Recipe]
+    ) -> None:
+        self.maps, self.recipes = maps, recipes
         self.blurs = sorted({recipe.blur for recipe in recipes})
-        usual = {(name, blur): PixelErrors(own.card.image.size, torch.device("cpu")) for name in methods
-                 for blur in self.blurs}  # fmt: skip
+        usual: dict[tuple[str, float], PixelErrors] = {}
         for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
             inside = head(batch)[: len(part)]
-            for name, raw in self._raw(batch[: len(part)]):
+            for name, raw in maps(batch[: len(part)]).items():
                 for blur in self.blurs:
-                    usual[name, blur].add(smoothed(raw, Recipe(blur=blur)), inside)
+                    errors = usual.setdefault((name, blur), PixelErrors(own.card.image.size, torch.device("cpu")))
+                    errors.add(smoothed(raw, Recipe(blur=blur)), inside)
         self.usual = {key: tuple(map(torch.from_numpy, each.statistics())) for key, each in usual.items()}
-
-    def _raw(self, batch: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-        with torch.inference_mode():
-            return [(name, method(batch)) for name, method in self.methods.items()]
 
     def read(self, prepared: Prepared, masks: Masks | None = None, pixels: tuple[Recipe, ...] = ()) -> Readings:
         rows = prepared.rows("new", "labelled", "test")
@@ -192,7 +191,7 @@ class Reader:
             inside = head(batch)
             lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)
             truth.append(lesion.any(axis=(1, 2)))
-            for name, raw in self._raw(batch):
+            for name, raw in self.maps(batch).items():
                 for blur in self.blurs:
                     plain, (mean, spread) = smoothed(raw, Recipe(blur=blur)), self.usual[name, blur]
                     for less_usual, values in ((False, plain), (True, (plain - mean) / spread)):
@@ -223,13 +222,17 @@ class Bench:
     healthy: dict[Key, np.ndarray]  # scores of held-out healthy slices
 
 
-def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str, names: tuple[str, ...] = ()) -> Bench:
-    """A trained run, and methods (those of `names`, or all) that know what is usual from people who are not judged."""
+def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) -> Bench:
+    """A trained run, and methods that know what is usual from people who are not judged."""
     run = trained(arguments.out / "ds002748", "ds002748", arguments.data, arguments.labels, TRAIN)
     own = open_data(*read_run(run), progress=SHOW)
+    if judged == HALF:  # every second person of the pool; the others tell what is usual
+        pool = own.samples["group"][own.samples["split"] == "labelled"].unique()[::2]
+        own = replace(
+            own, samples=own.samples.assign(split=own.samples["split"].mask(own.samples["group"].isin(pool), HALF))
+        )
     learned, held_out = healthy_rows(own, judged=judged, label="")
-    methods = methods_of(load_model(run / "stage1", "cpu"), own, learned)
-    reader = Reader({name: methods[name] for name in names or methods}, own, held_out, recipes)
+    reader = Reader(methods_of(load_model(run / "stage1", "cpu"), own, learned), own, held_out, recipes)
     part = replace(
         own,
         samples=own.samples.assign(split=["new" if row in set(held_out) else "" for row in range(len(own.samples))]),
@@ -245,11 +248,11 @@ def combined(found: dict[Key, np.ndarray], healthy: dict[Key, np.ndarray], recip
 
 
 def choose(arguments: argparse.Namespace) -> str:
-    """Mean AUROC of slices over four kinds of lesions in the pool's people, by setting."""
-    made = bench(arguments, RECIPES, judged="labelled", names=("error", "surprise", "PCA"))
+    """Mean AUROC of slices over four kinds of lesions in half of the pool's people, by setting."""
+    made = bench(arguments, RECIPES, judged=HALF)
     areas: dict[str, dict[Recipe, list[float]]] = {}
     for radius, contrast in CHOOSE:
-        scans, masks = with_lesions(made.own, "labelled", arguments.out / "volumes", radius, contrast)
+        scans, masks = with_lesions(made.own, HALF, arguments.out / "volumes", radius, contrast)
         prepared = opened(made.run, scans)
         found = made.reader.read(prepared, Masks(masks, prepared, prepared.rows("new"), Layouts(prepared)))
         for recipe in RECIPES:

@@ -146,7 +146,8 @@ def thinned(rows: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of `rows`, evenly spaced."""
     if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    fewer: np.ndarray = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    return fewer
 
 
 def save_healthy(path: Path, healthy: Healthy, about: dict[str, Any]) -> None:

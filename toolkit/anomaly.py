@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import binary_fill_holes  # type: ignore[import-untyped]
 from torch import Tensor
 
 from stage1_vqvae.anomaly import Detector, Healthy

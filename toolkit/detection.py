@@ -65,7 +65,7 @@ def detection(score: np.ndarray, truth: np.ndarray, groups: np.ndarray, *, seed:
     score, truth, groups = score[order], truth[order].astype(bool), groups[order]
     _, groups = np.unique(groups, return_inverse=True)
     starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-    tied = [np.add.reduceat(side.astype(float), starts) for side in (truth, ~truth)]
+    positive, negative = (np.add.reduceat(side.astype(float), starts) for side in (truth, ~truth))
     counts = {"n": len(score), "positive": int(truth.sum()), "groups": int(groups.max()) + 1}
 
     def resampled() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -73,7 +73,7 @@ def detection(score: np.ndarray, truth: np.ndarray, groups: np.ndarray, *, seed:
             each = weights[:, groups].astype(float)  # (block, n)
             yield tuple(np.add.reduceat(each * side, starts, axis=1) for side in (truth, ~truth))  # type: ignore[misc]
 
-    return {**counts, **_measures(*tied, resampled() if counts["groups"] >= FEWEST else iter(()))}
+    return {**counts, **_measures(positive, negative, resampled() if counts["groups"] >= FEWEST else iter(()))}
 
 
 class PixelCounts:

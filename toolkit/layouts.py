@@ -16,7 +16,7 @@ class Layouts:
     def __init__(self, prepared: Prepared) -> None:
         self._card, self._root = prepared.card, Path(prepared.origin)
         parts = prepared.samples.groupby("path", sort=False)["slice"]
-        self._names = {str(path): part.tolist() for path, part in parts}
+        self._names: dict[str, list[str]] = {str(path): part.tolist() for path, part in parts}
         self._known: dict[str, Layout] = {}
 
     def file(self, path: str) -> Path:

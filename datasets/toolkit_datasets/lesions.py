@@ -45,7 +45,7 @@ def draw_lesion(
     Raises:
         ValueError: `inside` is empty.
     """
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
 
     stretch = rng.uniform(-1, 1, 3) * np.log(AXES_RATIO)
     axes = radius * np.exp(stretch - stretch.mean())
