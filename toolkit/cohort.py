@@ -112,9 +112,8 @@ class Collector:
             key: np.array([np.mean(self._numbers[name][key]) if self._numbers[name][key] else np.nan for name in seen])
             for key in keys
         }
-        shape = next(iter(self._codes.values()), np.zeros((0, 0))).shape
-        pooled = np.sum([self._codes[name] for name in seen], axis=0, dtype=np.int64) if seen else np.zeros(shape)
-        greys = np.sum([self._greys[name] for name in seen], axis=0, dtype=np.int64)
+        pooled = np.sum(np.stack([self._codes[name] for name in seen]), axis=0)
+        greys = np.sum(np.stack([self._greys[name] for name in seen]), axis=0)
         for key, own, every in (("codes", self._codes, pooled), ("greys", self._greys, greys)):
             theirs = None if reference is None else getattr(reference, key)
             if every.size and (theirs is None or theirs.shape == every.shape):

@@ -36,11 +36,11 @@ class Statistic:
 
 STATISTICS = {
     "spacing_R": Statistic("resolution", "voxels, left to right", 0.1, relative=True, unit=" mm"),
-    "spacing_A": Statistic("resolution", "back to front", 0.1, relative=True, unit=" mm"),
-    "spacing_S": Statistic("resolution", "upwards", 0.1, relative=True, unit=" mm"),
+    "spacing_A": Statistic("resolution", "voxels, back to front", 0.1, relative=True, unit=" mm"),
+    "spacing_S": Statistic("resolution", "voxels, upwards", 0.1, relative=True, unit=" mm"),
     "extent_R": Statistic("field of view", "volumes, left to right", 0.1, relative=True, unit=" mm"),
-    "extent_A": Statistic("field of view", "back to front", 0.1, relative=True, unit=" mm"),
-    "extent_S": Statistic("field of view", "upwards", 0.1, relative=True, unit=" mm"),
+    "extent_A": Statistic("field of view", "volumes, back to front", 0.1, relative=True, unit=" mm"),
+    "extent_S": Statistic("field of view", "volumes, upwards", 0.1, relative=True, unit=" mm"),
     "border": Statistic("field of view", "share of the picture's border that is head", 0.05, sides="above"),
     "empty": Statistic("field of view", "share of the wanted slices that are empty", 0.1, sides="above"),
     "outline": Statistic("skull", "depth of the dark ring under the outline", 0.05),
@@ -63,7 +63,7 @@ MEANINGS = {
     "skull": "not stripped as the run's own {units} are",
     "intensity": "other grey values than the run's own",
     "codes": "the codes are used as for none of the run's own {units}",
-    "reconstruction": "rebuilt worse than the run's own unseen {units}: the error tells the cohort, not the person",
+    "reconstruction": "rebuilt worse than the run's own unseen {units}: errors may be the cohort's, not a person's",
 }
 
 

@@ -105,7 +105,7 @@ def side_by_side_grid(
         figure = _mosaic(
             list(triples),
             captions,
-            columns=min(8, len(triples)),
+            columns=8,
             title=f"{title}\noriginal, reconstruction, absolute error (black 0, yellow {top:.2f} of 1)",
         )
         write_png(figure, out)

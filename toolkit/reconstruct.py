@@ -43,7 +43,7 @@ from .unseen import Unseen
 
 SUMMARY = "summary.json"
 SHOWN = 8  # subjects in the grid
-NOT_TAKEN = "NaN: no slice taken"  # in the description of a volume, which has room for 79 letters
+KINDS = {"vqvae": "VQ-VAE", "vae": "VAE"}
 
 
 def reconstruct_run(
@@ -96,7 +96,8 @@ def reconstruct_run(
                 scores.setdefault(name, []).append(values)
             collector.add(pairs)
             if images:
-                written.append(_write_whole(asked, pairs, out, names[int(pairs.rows[0])], loaded.model_hash))
+                about = f"{KINDS[model.kind]} {loaded.model_hash[:8]}"
+                written.append(_write_whole(asked, pairs, out, names[int(pairs.rows[0])], about))
     cohort = collector.done(own)
     if asked.origin in ("test", "labelled") and own is None:
         write_cohort(asked.run / "stage1", cohort, loaded.model_hash)
@@ -179,8 +180,8 @@ def _file_names(asked: Unseen) -> dict[int, str]:
     }
 
 
-def _write_whole(asked: Unseen, pairs: Pairs, out: Path, name: str, model_hash: str) -> str:
-    """Write one reconstruction, and return the name of its file."""
+def _write_whole(asked: Unseen, pairs: Pairs, out: Path, name: str, model: str) -> str:
+    """Write one reconstruction, and return the name of its file; `model` is named in the description of a volume."""
     if not asked.volumes:
         picture = (pairs.reconstructions[0] * 255).round().astype(np.uint8)
         target = f"{name}_reconstruction.png"
@@ -191,7 +192,8 @@ def _write_whole(asked: Unseen, pairs: Pairs, out: Path, name: str, model_hash: 
     with _still_there(file := asked.file(int(pairs.rows[0]))):
         layout = read_layout(file, asked.card, asked.prepared.samples["slice"].iloc[pairs.rows].tolist())
         voxels = restored(layout.window.values(255 * pairs.reconstructions), layout)
-        about = f"VQ-VAE reconstruction {model_hash[:8]}; {NOT_TAKEN}"
+        limits = f"{layout.window.low:.5g} to {layout.window.high:.5g}"
+        about = f"{model} reconstruction, clipped to {limits}; NaN: not taken"
         write_nifti(out / target, voxels, like=file, description=about)
     return target
 
@@ -250,22 +252,29 @@ def _scores(people: pd.DataFrame, *, seed: int) -> dict[str, Any]:
 
 
 def _draw(asked: Unseen, model: Autoencoder, images: pd.DataFrame, people: pd.DataFrame, out: Path) -> None:
-    """Subjects evenly from the best to the worst, each by its middle image."""
+    """Subjects evenly from the best to the worst, each by its middle image; of few, several images each."""
     judged = "ssim_foreground" if "ssim_foreground" in people else "ssim"
     ranked = people.sort_values(judged, ascending=False, kind="stable")["subject"].tolist()
-    chosen = [
+    subjects = [
         ranked[place] for place in np.unique(np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked))).astype(int))
     ]
-    places = [np.flatnonzero(images["subject"].to_numpy() == name) for name in chosen]
-    middle = np.array([each[len(each) // 2] for each in places])
-    rows = asked.rows[middle]
+    of = {name: np.flatnonzero(images["subject"].to_numpy() == name) for name in subjects}
+    each = SHOWN // len(subjects)
+    chosen = [
+        place
+        for name in subjects
+        for place in of[name][np.unique(((np.arange(each) + 0.5) * len(of[name]) / each).astype(int))]
+    ]
+    rows = asked.rows[chosen]
     decoded, _ = reconstruct(model, load(asked.prepared.images, rows, model.mean.device))
     rebuilt = (decoded * 255).round().permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
+    shown = images.iloc[chosen]
     captions = [
-        f"{name.rsplit('/', 1)[-1]} {ssim:.2f}" for name, ssim in zip(chosen, images["ssim"].iloc[middle], strict=True)
+        f"{name.rsplit('/', 1)[-1]} {score:.2f}" for name, score in zip(shown["subject"], shown[judged], strict=True)
     ]
-    who = {"new": "new images", "unlabelled": "SEEN IN TRAINING"}.get(asked.origin, f"unseen, {asked.origin} split")
+    who = "new to the run" if asked.origin == "new" else f"{asked.origin} split"
     if asked.seen.any():
-        who = "SEEN IN TRAINING, all or some"
-    title = f"{who}; best to worst, SSIM below each"
+        who += ", SEEN IN TRAINING"
+    inside = ", inside the foreground" if judged == "ssim_foreground" else ""
+    title = f"{who}; {'subjects' if asked.volumes else 'images'} from the best to the worst, SSIM below each{inside}"
     side_by_side_grid(np.ascontiguousarray(asked.prepared.images[rows]), rebuilt, captions, out, title=title)

@@ -16,7 +16,9 @@ def reconstructed_text(summary: Mapping[str, Any]) -> str:
     scores, several = summary["scores"], summary["subjects"] > 1
     unit = "subject" if summary["volumes"] or summary["subjects"] < summary["images"] else "image"
     lines = [summary["caveat"]] if summary["caveat"] else []
-    where = "new to the run" if summary["split"] == "new" else f"{summary['split']} split"
+    where = {"new": "new to the run", "unlabelled": "unlabelled split"}.get(
+        summary["split"], f"{summary['split']} split, unseen by stage 1"
+    )
     lines.append(f"images    {summary['images']:,} of {summary['subjects']:,} {unit}s, {where}")
     inside = "ssim_foreground" in scores
     lines.append(f"          {'':9} {'whole image':36}" + ("inside the foreground" if inside else ""))

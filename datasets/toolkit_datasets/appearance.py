@@ -65,7 +65,7 @@ def outline(slices: NDArray[np.uint8], mm: float) -> float:
     stripped brain inwards it only rises; through scalp and skull it rises, falls and rises again. The result is the
     deepest fall, as a share of the lower of its two sides.
 
-    Measured: 0.00 to 0.01 in 53 stripped brains, 0.12 to 0.38 in two IXI heads, at 1.7 to 5 mm for each pixel.
+    Measured: 0.00 in 55 stripped brains, 0.10 to 0.35 in two IXI heads, in three planes, at 1.9 to 5 mm for each pixel.
 
     Args:
         slices: (n, H, W, C) uint8 of one volume, of any plane.
@@ -74,7 +74,7 @@ def outline(slices: NDArray[np.uint8], mm: float) -> float:
     Returns:
         NaN where pixels are wider than 6 mm, or the border of the pictures cuts the head.
     """
-    from scipy import ndimage
+    from scipy import ndimage  # type: ignore[import-untyped]
 
     chosen = slices[np.unique(np.linspace(0, len(slices) - 1, LOOKED_AT).astype(int))]
     shown = foreground_of(chosen)
