@@ -8,6 +8,7 @@ codes/         the code store (codes.h5 for HDF5)
 probe/         draws, predictions, the saved classifier
 results.json   every number of the run
 report.html    the page to look at
+reconstructions/  what `toolkit reconstruct` wrote, a folder for each split
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ from toolkit_datasets.card import Card, card_text, load_card
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
-OWN = ("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "results.json", "report.html")
+OWN = (
+    "card.toml",
+    "run.json",
+    "samples.csv",
+    "stage1",
+    "codes",
+    "codes.h5",
+    "probe",
+    "results.json",
+    "report.html",
+    "reconstructions",
+)
 DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 
 
