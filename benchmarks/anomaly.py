@@ -328,7 +328,7 @@ def lesions(arguments: argparse.Namespace) -> str:
                 tables[level].append(f"| {' | '.join(cells)} |")
     (arguments.out / "lesions.json").write_text(json.dumps(record, indent=1))
     scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", 8.0, 0.3)
-    toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown")
+    toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
     titles = {"slices": "AUROC of slices", "people": "AUROC of people", "pixels": "Average precision of pixels"}
     return "\n\n".join(f"{titles[level]}:\n\n" + "\n".join(lines) for level, lines in tables.items())
 
@@ -344,7 +344,7 @@ def tumours(arguments: argparse.Namespace) -> str:
     """Slices with tumours against those without, which come from elsewhere; and what separates them with no model."""
     run = trained(arguments.out / "no-tumour", "brain-tumour", arguments.data, None, HEALTHY_ONLY)
     out = arguments.out / "tumours"
-    toolkit("anomaly", run, "--healthy", "notumor", "--out", out, "--most", 16)
+    toolkit("anomaly", run, "--healthy", "notumor", "--out", out, "--most", 16, "--overwrite")
     found = json.loads((out / "summary.json").read_text())["detection"]
     lines = ["| score | AUROC | average precision |", "|---|---|---|"]
     for part in ("images", "confounds"):

@@ -16,7 +16,7 @@ from torch import Tensor
 from stage1_vqvae.anomaly import Detector, Healthy
 from stage1_vqvae.batches import check_shape
 from stage1_vqvae.checkpoint import Loaded, load_model
-from toolkit_datasets.atomic import output_folder, replacing, write_json
+from toolkit_datasets.atomic import replacing, write_json
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.intensity import foreground_of
 from toolkit_datasets.progress import Progress
@@ -28,6 +28,7 @@ from .detection import detection_text
 from .healthy import check_label, healthy_of, other_labels
 from .layouts import Layouts
 from .masks import Masks
+from .runs import make_room
 from .unseen import Unseen
 from .volume_maps import VolumeMaps
 
@@ -52,6 +53,8 @@ def find_anomalies(
     most: int = 20,
     nifti: bool = True,
     device: str = "auto",
+    overwrite: bool = False,
+    command: str = "",
     progress: Progress,
 ) -> dict[str, Any]:
     """Score images, draw the most unusual ones, and say how well lesions are found; memory does not grow with images.
@@ -68,13 +71,16 @@ def find_anomalies(
         most: how many images to draw.
         nifti: write the maps of volumes too.
         device: where the model runs.
+        overwrite: replace what an earlier call wrote there.
+        command: as typed, for the record.
         progress: shows what goes on.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        ToolkitError: no such model, label or mask, a score that the model cannot give, or a run whose images changed.
+        ToolkitError: no such model, label or mask, a score that the model cannot give, a run whose images changed, or
+            earlier results in `out`.
     """
     loaded = load_model(unseen.run / "stage1", device)
     prepared, rows, size = unseen.prepared, unseen.rows, loaded.card.encode.batch_size
@@ -84,7 +90,7 @@ def find_anomalies(
         check_label(healthy_label, set(unseen.labels) - {""})
     layouts = Layouts(prepared) if unseen.volumes else None
     known = Masks(masks, prepared, rows, layouts) if masks else None
-    output_folder(out)
+    make_room(out, kind="anomaly", overwrite=overwrite)
     healthy = healthy_of(
         unseen.run,
         loaded,
@@ -96,7 +102,7 @@ def find_anomalies(
     )
     detector = Detector(loaded.model, healthy, head if unseen.volumes else None)
     volumes = VolumeMaps(out, prepared.samples, layouts) if layouts and nifti else None
-    scored = Scored(prepared.samples, prepared.images, dict(zip(rows.tolist(), unseen.subjects.tolist(), strict=True)))
+    scored = Scored(unseen)
     with progress.bar("score", len(rows), "images") as bar:
         for part, maps in detector.run(prepared.images, rows, batch_size=size, bar=bar):
             scored.add(part, detector.scores(maps), maps, known.of(part) if known else None)
@@ -107,14 +113,15 @@ def find_anomalies(
     images = scored.table(healthy, by=by, healthy_label=healthy_label)
     subjects = subject_table(images)
     highest = images[images["score"].notna()].nlargest(most, "score")
-    scale = write_pictures(highest, detector, prepared, known, out, by=by, batch_size=size)
+    scale, drawn = write_pictures(highest, detector, prepared, known, out, by=by, batch_size=size)
     summary = about(unseen, loaded, healthy, healthy_label, by) | {
         "images": len(images),
         "subjects": len(subjects),
         "warnings": [unseen.caveat] if unseen.caveat else [],
         "highest": records(highest[["id", "slice", "position", "subject", "label", "score", "above_healthy"]]),
         "colours": scale,
-        "volumes": [path.name for path in volumes.files] if volumes else [],
+        "command": command,
+        "files": ["images.csv", "subjects.csv", *drawn, *(volumes.files if volumes else [])],
     }
     if healthy.held_out < FEW:
         summary["warnings"].append(
@@ -164,11 +171,16 @@ def check_score(by: By, loaded: Loaded) -> None:
 def about(unseen: Unseen, loaded: Loaded, healthy: Healthy, label: str, by: By) -> dict[str, Any]:
     """Of which images and model the results are."""
     return {
+        "kind": "anomalies",
         "run": str(unseen.run),
+        "card": unseen.card.name,
         "model": loaded.model.kind,
         "model_hash": loaded.model_hash,
         "split": unseen.origin,
         "data": unseen.prepared.origin,
+        "images_seen_in_training": int(unseen.seen.sum()),
+        "skipped": [{"path": path, "reason": reason} for path, reason in unseen.prepared.skipped_files],
+        "empty_slices": len(unseen.prepared.empty),
         "by": by,
         "recipe": asdict(healthy.recipe),
         "healthy": {"label": label or None, "learned": healthy.learned, "held_out": healthy.held_out},
@@ -197,8 +209,11 @@ def anomaly_text(summary: Mapping[str, Any], out: Path) -> str:
         )
     lines += _detection_lines(summary["detection"]) if "detection" in summary else []
     lines += [f"WARNING   {warning}" for warning in summary["warnings"]]
-    more = f", {len(summary['volumes'])} NIfTI files" if summary["volumes"] else ""
-    lines.append(f"see       {out / 'overview.png'}, {out / 'images.csv'}, {out / 'subjects.csv'}{more}")
+    volumes = sum(name.endswith(".nii.gz") for name in summary["files"])
+    lines.append(
+        f"see       {out / 'overview.png'}; tables: {out / 'images.csv'}, {out / 'subjects.csv'}"
+        + (f"; {volumes} NIfTI files" if volumes else "")
+    )
     return "\n".join(lines)
 
 

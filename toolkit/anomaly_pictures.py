@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,29 +30,30 @@ def write_pictures(
     *,
     by: str,
     batch_size: int,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[str]]:
     """Draw the images of `highest`: rows of the table of images, the most unusual first.
 
     What is coloured is more unusual than the highest pixels of most healthy images are.
 
     Returns:
-        The ends of the scale of colours, {"low", "high"}; empty where there is nothing to draw.
+        The ends of the scale of colours, {"low", "high"}, and the files below `out`; both are empty where there is
+        nothing to draw.
     """
-    folder = out / "overlays"
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier call, whose ranks were others
     if highest.empty:
-        return {}
-    folder.mkdir()
+        return {}, []
+    (out / "overlays").mkdir(exist_ok=True)
     name = "surprise" if by == "surprise" else "error"
     shown = list(_shown(highest, detector, prepared, masks, name=name, batch_size=batch_size))
     low = float(np.median(detector.healthy.scores[name]))
     scale = scale_of((each.map for each in shown), low=low, title=TITLES[name])
+    files = ["overview.png"]
     for rank, (each, row) in enumerate(zip(shown, highest.itertuples(), strict=True), start=1):
         what = f"{row.id}_s{int(row.slice):03d}" if row.slice else str(row.id)
-        write_overlay(each, scale, folder / f"{rank:03d}_{safe_name(what)[-LONGEST:]}.png")
+        files.append(f"overlays/{rank:03d}_{safe_name(what)[-LONGEST:]}.png")
+        write_overlay(each, scale, out / files[-1])
     title = "The most unusual images" + (f", {OVERVIEW} of {len(shown)}" if len(shown) > OVERVIEW else "")
     write_overview(shown[:OVERVIEW], scale, out / "overview.png", title=title)
-    return {"low": scale.low, "high": scale.high}
+    return {"low": scale.low, "high": scale.high}, files
 
 
 def title_of(row: pd.Series, *, long: bool = True) -> str:

@@ -13,6 +13,7 @@ from stage1_vqvae.anomaly import Healthy, Maps
 from .confounds import NAMES as CONFOUNDS
 from .confounds import trivial
 from .detection import PixelCounts, detection, subject_score
+from .unseen import Unseen
 
 MEASURES = ("error", "surprise", "combined", "mean_error")
 """What is judged: both scores, their mean in standard deviations of healthy images, and the plain mean error."""
@@ -22,13 +23,12 @@ class Scored:
     """Everything that is known of images, gathered batch by batch.
 
     Args:
-        samples: the sample table.
-        images: (N, H, W, C) uint8, its images.
-        subjects: row of the table -> whom it shows.
+        unseen: the images.
     """
 
-    def __init__(self, samples: pd.DataFrame, images: np.ndarray, subjects: Mapping[int, str]) -> None:
-        self._samples, self._images, self._subjects = samples, images, subjects
+    def __init__(self, unseen: Unseen) -> None:
+        self._unseen, self._images = unseen, unseen.prepared.images
+        self._subjects = dict(zip(unseen.rows.tolist(), unseen.subjects.tolist(), strict=True))
         self._rows: list[np.ndarray] = []
         self._columns: dict[str, list[np.ndarray]] = {}
         self.pixels: dict[str, PixelCounts] = {}
@@ -56,14 +56,16 @@ class Scored:
     def table(self, healthy: Healthy, *, by: str, healthy_label: str) -> pd.DataFrame:
         """A row for each image, in their order; the index says which row of the sample table it is.
 
-        Columns: id, path, slice, position, subject, label, split; score (by which images are ranked), above_healthy (of
-        held-out healthy images, the share that score lower); error, surprise, combined, mean_error; brightness,
-        contrast, sharpness; lesion (pixels of its mask) and ill (True, False, or None where nobody knows).
+        Columns: subject, id, path, slice, position, label, split, seen_in_training; score (by which images are ranked),
+        above_healthy (of held-out healthy images, the share that score lower); error, surprise, combined, mean_error;
+        brightness, contrast, sharpness; lesion (pixels of its mask), ill (True, False, or None where nobody knows).
         """
         rows = np.concatenate(self._rows)
         found = {name: np.concatenate(parts) for name, parts in self._columns.items()}
-        table = self._samples.iloc[rows][["id", "path", "slice", "position", "label", "split"]].set_axis(rows)
-        table.insert(4, "subject", [self._subjects[int(row)] for row in rows])
+        columns = ["id", "path", "slice", "position", "label", "split"]
+        table = self._unseen.prepared.samples.iloc[rows][columns].set_axis(rows)
+        table.insert(0, "subject", [self._subjects[int(row)] for row in rows])
+        table["seen_in_training"] = pd.Series(self._unseen.seen, self._unseen.rows).loc[rows]
         combined, usual = combine(found, healthy)
         found["combined"] = combined
         table["score"] = found[by]

@@ -485,6 +485,7 @@ def reconstruct(
 @options.workers_option
 @options.fail_fast_option
 @options.device_option
+@options.overwrite_option
 @options.common
 def anomaly(
     console: Console,
@@ -502,6 +503,7 @@ def anomaly(
     workers: int | None,
     fail_fast: bool,
     device: str,
+    overwrite: bool,
 ) -> None:
     """Find what is unusual: error maps and scores, of slices and of subjects.
 
@@ -539,6 +541,8 @@ def anomaly(
         most=most,
         nifti=nifti,
         device=device,
+        overwrite=overwrite,
+        command=options.typed_command(),
         progress=console.progress,
     )
     console.show(anomaly_text(summary, out))

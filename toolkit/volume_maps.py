@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from toolkit_datasets.restore import restored, write_nifti
 
 from stage1_vqvae.anomaly import Maps
 from toolkit_datasets.codes.names import safe_name
+from toolkit_datasets.restore import restored, write_nifti
 
 from .layouts import Layouts
 
@@ -33,7 +33,7 @@ class VolumeMaps:
         self._out, self._samples, self._layouts = out, samples, layouts
         self._path = ""
         self._maps: dict[str, dict[str, np.ndarray]] = {}  # file -> slice -> (H, W)
-        self.files: list[Path] = []
+        self.files: list[str] = []
 
     def add(self, rows: np.ndarray, maps: Maps) -> None:
         """Keep the maps of `rows` of the sample table."""
@@ -57,5 +57,5 @@ class VolumeMaps:
             write_nifti(
                 path, restored(pictures, layout), like=self._layouts.file(self._path), description=WRITTEN[name]
             )
-            self.files.append(path)
+            self.files.append(path.name)
         self._maps = {}
