@@ -13,6 +13,7 @@ from stage1_vqvae.anomaly import Detector
 from toolkit_datasets.codes.names import safe_name
 from toolkit_datasets.prepare import Prepared
 
+from .drawing import shorten
 from .masks import Masks
 from .overlays import Shown, scale_of, write_overlay, write_overview
 
@@ -60,8 +61,11 @@ def title_of(row: pd.Series, *, long: bool = True) -> str:
     """Whose image it is, where, and how unusual."""
     place = f" at {row['position']} mm" if row["position"] else ""
     label = f" ({row['label']})" if row["label"] else ""
-    text = f"{row['subject']}{place}{label}: {row['score']:.1f}"
-    return f"{text}, above {100 * row['above_healthy']:.1f} % of healthy images" if long else text
+    score = f"{row['score']:.1f}"
+    if long:
+        return f"{row['subject']}{place}{label}: {score}, above {100 * row['above_healthy']:.1f} % of healthy images"
+    named = f" {shorten(label, 14)}" if label else ""
+    return f"{shorten(str(row['subject']).rsplit('/', 1)[-1], 16)}{place}{named} {score}"
 
 
 def _shown(

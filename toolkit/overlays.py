@@ -84,7 +84,7 @@ def write_overview(shown: Sequence[Shown], scale: Scale, path: Path, *, title: s
             axes.set_axis_off()
         for axes, each in zip(panels, shown, strict=False):
             _overlaid(axes, each, scale)
-            axes.set_title(shorten(each.short, 34), fontsize=6.5, pad=2)
+            axes.set_title(shorten(each.short, 38), fontsize=6.5, pad=2)
         _bar(figure, panels.tolist(), scale, size=8)
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
         write_png(figure, path)
