@@ -46,7 +46,7 @@ class Bootstrap:
         # Counts stay below 2**24, where float32 is exact, so the sums are too.
         right = np.add.reduceat(correct[:, self._order], self._starts, axis=1, dtype=np.float32)  # (M, G)
         result = np.empty((self._resamples, len(correct)))
-        for part, weights in self._weights():
+        for part, weights in self.weights():
             result[part] = (weights @ right.T) / (weights @ self._sizes)[:, None]
         return result
 
@@ -113,11 +113,11 @@ class Bootstrap:
         """Sum over test samples of every row under every resample: (M, T) -> (B, M), all in float64."""
         by_group = np.add.reduceat(values[:, self._order], self._starts, axis=1, dtype=np.float64)  # (M, G)
         result = np.empty((self._resamples, len(values)))
-        for part, weights in self._weights():
+        for part, weights in self.weights():
             result[part] = weights.astype(np.float64) @ by_group.T
         return result
 
-    def _weights(self) -> Iterator[tuple[slice, np.ndarray]]:
+    def weights(self) -> Iterator[tuple[slice, np.ndarray]]:
         """How often each group is in each resample, block by block: slices of B, and (block, G) float32."""
         rng = np.random.default_rng([self._seed, 0])
         count = len(self._sizes)

@@ -8,6 +8,7 @@ codes/         the code store (codes.h5 for HDF5)
 probe/         draws, predictions, the saved classifier
 results.json   every number of the run
 report.html    the page to look at
+reconstructions/  what `toolkit reconstruct` wrote, a folder for each split
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ from toolkit_datasets.card import Card, card_text, load_card
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
-OWN = ("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "results.json", "report.html")
+OWN = (
+    "card.toml",
+    "run.json",
+    "samples.csv",
+    "stage1",
+    "codes",
+    "codes.h5",
+    "probe",
+    "results.json",
+    "report.html",
+    "reconstructions",
+)
 DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 
 
@@ -57,6 +69,32 @@ def clear(out: Path) -> None:
     for name in [*OWN, "codes.partial", "codes.h5.partial"]:
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def make_room(out: Path, *, kind: str, overwrite: bool) -> None:
+    """Make a folder for results that end in a `summary.json`, which lists their `files`.
+
+    Args:
+        out: the folder.
+        kind: what will be in it, such as "anomalies", for messages.
+        overwrite: take away what an earlier call wrote, as its summary lists it; nothing else is ever deleted.
+
+    Raises:
+        ToolkitError: it is a run folder, holds earlier results and `overwrite` is not given, or cannot be written to.
+    """
+    if (out / "run.json").is_file():
+        raise ToolkitError(f"{out} is a run folder: choose another --out, such as {out / kind}")
+    old = out / "summary.json"
+    if old.is_file():
+        if not overwrite:
+            raise ToolkitError(f"{out} already holds results: give --overwrite to replace them, or another --out")
+        root = out.resolve()
+        for name in json.loads(old.read_text(encoding="utf-8")).get("files", []):
+            path = (out / name).resolve()
+            if root in path.parents and path.is_file():
+                path.unlink()
+        old.unlink()
+    output_folder(out)
 
 
 def write_run(out: Path, prepared: Prepared, data: Data, command: str) -> None:

@@ -1,0 +1,377 @@
+"""How small and faint a lesion is found: made-up ones in unseen people's scans, and tumours beside another source.
+
+    python benchmarks/anomaly.py choose  --data ds002748/ --labels participants.tsv    # settings, on the pool's people
+    python benchmarks/anomaly.py lesions --data ds002748/ --labels participants.tsv    # tables, on the test people
+    python benchmarks/anomaly.py tumours --data brain_tumour_slices/
+
+Each trains a VQ-VAE first where --out holds none. Lesions are ellipsoids of known size and contrast (see
+toolkit_datasets/lesions.py), one in each copy of a scan, written as NIfTI files and read as any new scan is. Beside the
+model's scores stand simple methods that get the same blur, the same healthy images to learn their usual errors from,
+and the same mean of the highest pixels: PCA at the same number of bits, the mean image, a blur, and grey values. Tables
+go to --out as Markdown: what docs/anomaly.md quotes. `choose` looks at other people than `lesions`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from run import machine  # benchmarks/run.py
+
+from stage1_vqvae import scores
+from stage1_vqvae.anomaly import Recipe, absolute_error, smoothed, top_mean
+from stage1_vqvae.batches import padded
+from stage1_vqvae.checkpoint import Loaded, load_model
+from stage1_vqvae.healthy import PixelErrors
+from stage1_vqvae.reconstruct import reconstruct
+from stage1_vqvae.references import BLUR, fit
+from stage1_vqvae.surprise import CodeTally, surprise
+from toolkit.anomaly import head
+from toolkit.detection import PixelCounts, detection, subject_score
+from toolkit.healthy import healthy_rows
+from toolkit.layouts import Layouts
+from toolkit.masks import Masks
+from toolkit.pipeline import open_data, run_data
+from toolkit.runs import read_run
+from toolkit_datasets.intensity import window_of
+from toolkit_datasets.lesions import draw_lesion, put
+from toolkit_datasets.nifti import read_volume
+from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.progress import Terminal
+
+RADII = (3.0, 5.0, 8.0, 12.0)  # mm
+CONTRASTS = (-0.3, 0.15, 0.3)  # of black to white
+CHOOSE = ((5.0, 0.3), (5.0, -0.3), (8.0, 0.15), (8.0, -0.15))  # radius and contrast
+RECIPES = [Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.02, 0.05, 0.2)]
+HALF = "half-of-pool"
+TRAIN = ("train.objective=reconstruct", "train.epochs=12")
+HEALTHY_ONLY = (
+    "train.objective=reconstruct",
+    "train.epochs=12",
+    "vqvae.stride=4",
+    "source.only_matching=true",
+    "source.patterns=['(?:.*/)?Training/(?P<label>notumor)/[^/]*?(?P<number>\\d*)\\.\\w+', "
+    "'(?:.*/)?(?P<part>Testing)/(?P<label>[^/]+)/[^/]*?(?P<number>\\d*)\\.\\w+']",
+    "split.unlabelled=1000",
+)
+SHOW = Terminal()
+
+
+def toolkit(*words: object) -> None:
+    command = list(map(str, words))
+    print("toolkit", *command, flush=True)
+    ended = subprocess.run([sys.executable, "-m", "toolkit.cli", *command], check=False)
+    if ended.returncode not in (0, 3):  # 3: finished, some files skipped
+        sys.exit(f"ended with exit code {ended.returncode}")
+
+
+def trained(run: Path, card: str, data: Path, labels: Path | None, sets: tuple[str, ...]) -> Path:
+    if not (run / "stage1" / "model.json").is_file():
+        words = [word for each in sets for word in ("--set", each)] + (["--labels", labels] if labels else [])
+        toolkit("train", card, "--data", data, "--out", run, "--overwrite", *words)
+    return run
+
+
+# -- lesions in volumes
+
+
+def with_lesions(prepared: Prepared, split: str, folder: Path, radius: float, contrast: float) -> tuple[Path, Path]:
+    """Copies of the scans of a split with one lesion each, and the masks; places differ between people and sizes."""
+    place = folder / f"{split}-r{radius:g}-c{contrast:+g}"
+    scans, masks = place / "scans", place / "masks"
+    if (place / "done").exists():
+        return scans, masks
+    scans.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(exist_ok=True)
+    samples = prepared.samples.iloc[prepared.rows(split)]
+    for number, (path, part) in enumerate(samples.groupby("path", sort=True)):
+        file = Path(prepared.origin) / str(path)
+        volume = read_volume(file)
+        window = window_of(volume.data, prepared.card.slices.clip)
+        inside = volume.data > window.threshold
+        heights = (np.arange(inside.shape[2]) + 0.5) * volume.header.spacing[2]
+        positions = part["position"].astype(float)
+        inside[:, :, (heights < positions.min()) | (heights > positions.max())] = False
+        rng = np.random.default_rng([number, int(10 * radius)])
+        lesion = draw_lesion(rng, inside, volume.header.spacing, radius=radius, contrast=contrast)
+        black_to_white = window.high - window.low
+        data, mask = put(volume.data, volume.header.spacing, lesion, black_to_white=black_to_white)
+        like = nib.load(file)
+        back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], nib.io_orientation(like.affine))
+        for folder_, array in ((scans, data.round().astype(np.int16)), (masks, mask.astype(np.uint8))):
+            stored = nib.apply_orientation(array, back)
+            nib.save(nib.Nifti1Image(stored, like.affine), folder_ / Path(str(path)).name)
+    (place / "done").touch()
+    return scans, masks
+
+
+# -- methods: each turns a batch into a map of the same kind
+
+Maps = dict[str, torch.Tensor]  # name of a method -> (B, H, W)
+
+
+def methods_of(loaded: Loaded, own: Prepared, learned: np.ndarray) -> Callable[[torch.Tensor], Maps]:
+    """A function of uint8 images (B, C, H, W): the model's two maps, and what stands beside them."""
+    model, device = loaded.model, loaded.model.mean.device
+    size = loaded.card.encode.batch_size
+    bits = round(model.bits_per_pixel * model.size**2)
+    code = fit(own.images, learned, bits=bits, quantised=True, device=device)
+    tally = CodeTally(model.levels[0], device)
+    with torch.inference_mode():
+        for part, batch in padded(own.images, learned, size, device):
+            tally.add(next(iter(model.quantize(model.encode(batch)).values())).indices[: len(part)])
+    table = torch.from_numpy(tally.table())
+
+    @torch.inference_mode()
+    def maps(batch: torch.Tensor) -> Maps:
+        plain, (rebuilt, quantized) = batch.float() / 255, reconstruct(model, batch)
+        rare = surprise(table, next(iter(quantized.values())).indices)[:, None]
+        return {
+            "error": absolute_error(batch, rebuilt),
+            "surprise": torch.nn.functional.interpolate(rare, size=batch.shape[2:], mode="nearest")[:, 0],
+            "PCA": absolute_error(batch, code(plain)),
+            "mean image": absolute_error(batch, code.mean.expand_as(plain)),
+            "blur": absolute_error(batch, scores.blurred(plain, BLUR * model.size)),
+            "bright": plain.mean(1),
+            "dark": 1 - plain.mean(1),
+        }
+
+    return maps
+
+
+Key = tuple[str, Recipe, bool]  # name of the method, how it is scored, whether its usual error is taken off
+
+
+@dataclass
+class Readings:
+    """What all methods say of a set of images."""
+
+    scores: dict[Key, np.ndarray]  # (n,) of the slices
+    pixels: dict[Key, PixelCounts]  # of the recipes that were asked for
+    truth: np.ndarray  # (n,) bool: the slice shows lesion
+    subjects: np.ndarray  # (n,)
+
+
+class Reader:
+    """Methods that know what is usual at each place, from held-out healthy images."""
+
+    def __init__(
+        self, maps: Callable[[torch.Tensor], Maps], own: Prepared, held_out: np.ndarray, recipes: list[Recipe]
+    ) -> None:
+        self.maps, self.recipes = maps, recipes
+        self.blurs = sorted({recipe.blur for recipe in recipes})
+        usual: dict[tuple[str, float], PixelErrors] = {}
+        for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
+            inside = head(batch)[: len(part)]
+            for name, raw in maps(batch[: len(part)]).items():
+                for blur in self.blurs:
+                    errors = usual.setdefault((name, blur), PixelErrors(own.card.image.size, torch.device("cpu")))
+                    errors.add(smoothed(raw, Recipe(blur=blur)), inside)
+        self.usual = {key: tuple(map(torch.from_numpy, each.statistics())) for key, each in usual.items()}
+
+    def read(self, prepared: Prepared, masks: Masks | None = None, pixels: tuple[Recipe, ...] = ()) -> Readings:
+        rows = prepared.rows("new", "labelled", "test")
+        subjects = prepared.samples["group"].to_numpy(str)
+        found: dict[Key, list[np.ndarray]] = {}
+        counts: dict[Key, PixelCounts] = {}
+        truth = []
+        for part, batch in padded(prepared.images, rows, prepared.card.encode.batch_size, torch.device("cpu")):
+            batch = batch[: len(part)]
+            inside = head(batch)
+            lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)
+            truth.append(lesion.any(axis=(1, 2)))
+            for name, raw in self.maps(batch).items():
+                for blur in self.blurs:
+                    plain, (mean, spread) = smoothed(raw, Recipe(blur=blur)), self.usual[name, blur]
+                    for less_usual, values in ((False, plain), (True, (plain - mean) / spread)):
+                        for recipe in [each for each in self.recipes if each.blur == blur]:
+                            key = (name, recipe, less_usual)
+                            found.setdefault(key, []).append(top_mean(values, inside=inside, share=recipe.top).numpy())
+                            if recipe in pixels:
+                                for row, each, kept, mask in zip(
+                                    part, values.numpy(), inside.numpy(), lesion, strict=True
+                                ):
+                                    count = counts.setdefault(key, PixelCounts())
+                                    count.add(subjects[row], each[kept], mask[kept])
+        scores_ = {key: np.concatenate(parts) for key, parts in found.items()}
+        return Readings(scores_, counts, np.concatenate(truth), subjects[rows])
+
+
+def opened(run: Path, folder: Path) -> Prepared:
+    """New scans with the preprocessing of the run."""
+    card, where, _ = run_data(run, folder, None)
+    return open_data(card, where, split=False, progress=SHOW)
+
+
+@dataclass(frozen=True)
+class Bench:
+    run: Path
+    own: Prepared
+    reader: Reader
+    healthy: dict[Key, np.ndarray]  # scores of held-out healthy slices
+
+
+def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) -> Bench:
+    """A trained run, and methods that know what is usual from people who are not judged."""
+    run = trained(arguments.out / "ds002748", "ds002748", arguments.data, arguments.labels, TRAIN)
+    own = open_data(*read_run(run), progress=SHOW)
+    if judged == HALF:  # every second person of the pool; the others tell what is usual
+        pool = own.samples["group"][own.samples["split"] == "labelled"].unique()[::2]
+        own = replace(
+            own, samples=own.samples.assign(split=own.samples["split"].mask(own.samples["group"].isin(pool), HALF))
+        )
+    learned, held_out = healthy_rows(own, judged=judged, label="")
+    reader = Reader(methods_of(load_model(run / "stage1", "cpu"), own, learned), own, held_out, recipes)
+    part = replace(
+        own,
+        samples=own.samples.assign(split=["new" if row in set(held_out) else "" for row in range(len(own.samples))]),
+    )
+    return Bench(run, own, reader, reader.read(part).scores)
+
+
+def combined(found: dict[Key, np.ndarray], healthy: dict[Key, np.ndarray], recipe: Recipe) -> np.ndarray:
+    """As `toolkit anomaly` does."""
+    parts = [("error", True), ("surprise", False)]
+    keys = [(name, recipe, less_usual) for name, less_usual in parts]
+    return np.mean([(found[key] - healthy[key].mean()) / healthy[key].std() for key in keys], axis=0)
+
+
+def choose(arguments: argparse.Namespace) -> str:
+    """Mean AUROC of slices over four kinds of lesions in half of the pool's people, by setting."""
+    made = bench(arguments, RECIPES, judged=HALF)
+    areas: dict[str, dict[Recipe, list[float]]] = {}
+    for radius, contrast in CHOOSE:
+        scans, masks = with_lesions(made.own, HALF, arguments.out / "volumes", radius, contrast)
+        prepared = opened(made.run, scans)
+        found = made.reader.read(prepared, Masks(masks, prepared, prepared.rows("new"), Layouts(prepared)))
+        for recipe in RECIPES:
+            columns = {
+                "error, less what is usual": found.scores["error", recipe, True],
+                "error": found.scores["error", recipe, False],
+                "surprise": found.scores["surprise", recipe, False],
+                "surprise, less what is usual": found.scores["surprise", recipe, True],
+                "combined": combined(found.scores, made.healthy, recipe),
+                "PCA": found.scores["PCA", recipe, True],
+            }
+            for name, score in columns.items():
+                area = detection(score, found.truth, found.subjects, seed=0)["auroc"]["value"]
+                areas.setdefault(name, {}).setdefault(recipe, []).append(area)
+    lines = ["| blur, share of the side | top pixels | " + " | ".join(areas) + " |", "|---|---|" + "---|" * len(areas)]
+    for recipe in RECIPES:
+        cells = " | ".join(f"{np.mean(areas[name][recipe]):.3f}" for name in areas)
+        lines.append(f"| {recipe.blur:.4g} | {100 * recipe.top:.3g} % | {cells} |")
+    return "\n".join(lines)
+
+
+def lesions(arguments: argparse.Namespace) -> str:
+    """AUROC of slices and people, and average precision of pixels, by size and contrast, on the test people."""
+    recipe = Recipe()
+    made = bench(arguments, [recipe], judged="test")
+    originals = made.reader.read(replace(made.own, samples=made.own.samples[made.own.samples["split"] == "test"]))
+    tables: dict[str, list[str]] = {"slices": [], "people": [], "pixels": []}
+    record: list[dict[str, Any]] = []
+    for radius in RADII:
+        for contrast in CONTRASTS:
+            scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", radius, contrast)
+            prepared = opened(made.run, scans)
+            found = made.reader.read(
+                prepared, Masks(masks, prepared, prepared.rows("new"), Layouts(prepared)), (recipe,)
+            )
+            grey = "bright" if contrast > 0 else "dark"
+            columns: dict[str, Key | None] = {
+                "model: error": ("error", recipe, True),
+                "surprise": ("surprise", recipe, False),
+                "combined": None,
+                "plain error": ("error", recipe, False),
+                "PCA": ("PCA", recipe, True),
+                "mean image": ("mean image", recipe, True),
+                "blur": ("blur", recipe, True),
+                "grey value": (grey, recipe, False),
+            }
+            of: dict[str, dict[str, Any]] = {"slices": {}, "people": {}, "pixels": {}}
+            for name, key in columns.items():
+                score = found.scores[key] if key else combined(found.scores, made.healthy, recipe)
+                plain = originals.scores[key] if key else combined(originals.scores, made.healthy, recipe)
+                of["slices"][name] = detection(score, found.truth, found.subjects, seed=0)
+                ill, well = (by_person(each, part.subjects) for each, part in ((score, found), (plain, originals)))
+                truth, people = np.repeat([True, False], [len(ill), len(well)]), [*ill, *well]
+                values = np.array([*ill.values(), *well.values()])
+                of["people"][name] = detection(values, truth, np.array(people), seed=0)
+                if key:
+                    of["pixels"][name] = found.pixels[key].measures(seed=0)
+            record.append({"radius": radius, "contrast": contrast, **of})
+            for level, measure in (("slices", "auroc"), ("people", "auroc"), ("pixels", "average_precision")):
+                first, *others = of[level].values()
+                low, high = first[measure]["ci95"]
+                share = (
+                    f"{first['positive']:,} of {first['n']:,}"
+                    if level != "pixels"
+                    else f"{100 * first['positive'] / first['n']:.2f} %"
+                )
+                cells = [f"{radius:g} mm", f"{contrast:+.2f}".replace("-", "−"), share,
+                         f"{first[measure]['value']:.2f} ({low:.2f}–{high:.2f})",
+                         *(f"{each[measure]['value']:.2f}" for each in others)]  # fmt: skip
+                if not tables[level]:
+                    head = ["radius", "contrast", "lesion", *of[level]]
+                    tables[level] = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+                tables[level].append(f"| {' | '.join(cells)} |")
+    (arguments.out / "lesions.json").write_text(json.dumps(record, indent=1))
+    scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", 8.0, 0.3)
+    toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
+    titles = {"slices": "AUROC of slices", "people": "AUROC of people", "pixels": "Average precision of pixels"}
+    return "\n\n".join(f"{titles[level]}:\n\n" + "\n".join(lines) for level, lines in tables.items())
+
+
+def by_person(score: np.ndarray, subjects: np.ndarray) -> dict[str, float]:
+    return {str(name): subject_score(score[subjects == name]) for name in np.unique(subjects)}
+
+
+# -- tumours
+
+
+def tumours(arguments: argparse.Namespace) -> str:
+    """Slices with tumours against those without, which come from elsewhere; and what separates them with no model."""
+    run = trained(arguments.out / "no-tumour", "brain-tumour", arguments.data, None, HEALTHY_ONLY)
+    out = arguments.out / "tumours"
+    toolkit("anomaly", run, "--healthy", "notumor", "--out", out, "--most", 16, "--overwrite")
+    found = json.loads((out / "summary.json").read_text())["detection"]
+    lines = ["| score | AUROC | average precision |", "|---|---|---|"]
+    for part in ("images", "confounds"):
+        for name, each in found[part].items():
+            cells = [
+                f"{each[m]['value']:.3f} ({each[m]['ci95'][0]:.3f}–{each[m]['ci95'][1]:.3f})"
+                for m in ("auroc", "average_precision")
+            ]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"choose": choose, "lesions": lesions, "tumours": tumours}
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the scans, or of the tumour slices")
+    parser.add_argument("--labels", type=Path, help="table of people; without labels there is no pool")
+    parser.add_argument("--out", type=Path, default=Path("runs/anomaly"), help="where runs, volumes and tables go")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    text = parts[arguments.part](arguments)
+    text += f"\n\nMeasured on {machine()}, {date.today()}, in {time.perf_counter() - start:.0f} s.\n"
+    (arguments.out / f"{arguments.part}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
