@@ -16,7 +16,7 @@ from toolkit_datasets.progress import Progress, Silent
 
 from .autoencoder import Autoencoder
 from .batches import load, padded
-from .reconstruct import CodeCounts, Scored, reconstruct, score, summary
+from .reconstruct import CodeCounts, Scored, reconstruct, score, summary, to_uint8
 from .references import references
 
 EXAMPLES = 8  # pairs in examples.npz: two rows of a page
@@ -92,7 +92,7 @@ def examples(prepared: Prepared, model: Autoencoder, rows: np.ndarray, scored: S
     decoded, _ = reconstruct(model, load(prepared.images, chosen, model.mean.device))
     return {
         "originals": np.ascontiguousarray(prepared.images[chosen]),
-        "reconstructions": (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+        "reconstructions": to_uint8(decoded),
         "id": prepared.samples["id"].iloc[chosen].to_numpy(dtype=str),
         "split": prepared.samples["split"].iloc[chosen].to_numpy(dtype=str),
         "psnr": scored.psnr[places],
@@ -121,10 +121,14 @@ class Spread:
             sums = torch.stack([values.sum(0), values.square().sum(0)])
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
+    def moments(self, name: str) -> tuple[Tensor, Tensor]:
+        """Mean and variance (D,) float64 of each number over the images."""
+        mean, square = self._sums[name] / self._n
+        return mean, (square - mean.square()).clamp_min(0)
+
     def active(self, name: str) -> int:
         """Latents whose variance over the images is above 0.01 (Burda et al., "IWAE", 2016, section 5.2)."""
-        mean, square = self._sums[name] / self._n
-        return int((square - mean.square() > ACTIVE).sum())
+        return int((self.moments(name)[1] > ACTIVE).sum())
 
 
 def usage(counts: np.ndarray) -> float:

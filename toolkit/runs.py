@@ -6,6 +6,7 @@ samples.csv    the sample table
 stage1/        the model, its history and figures
 codes/         the code store (codes.h5 for HDF5)
 probe/         draws, predictions, the saved classifier
+samples/       new images, where `toolkit sample` was told no other place; between/ those between two images
 results.json   every number of the run
 report.html    the page to look at
 """
@@ -22,7 +23,10 @@ from toolkit_datasets.card import Card, card_text, load_card
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
-OWN = ("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "results.json", "report.html")
+OWN = (
+    *("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "samples", "between"),
+    *("results.json", "report.html"),
+)
 DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 
 
