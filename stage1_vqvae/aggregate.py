@@ -25,12 +25,14 @@ class Aggregate:
     @property
     def variance(self) -> np.ndarray:
         """Of a draw from the posterior of a random training image: the sum of the two."""
-        return self.of_means + self.within
+        variance: np.ndarray = self.of_means + self.within
+        return variance
 
     @property
     def active(self) -> np.ndarray:
         """(D,) bool: latents that tell images apart, by a variance of means above 0.01 (Burda et al. 2016, 5.2)."""
-        return self.of_means > ACTIVE
+        active: np.ndarray = self.of_means > ACTIVE
+        return active
 
     @property
     def nats(self) -> np.ndarray:
@@ -40,7 +42,8 @@ class Aggregate:
         normal prior each of these is at least that of the normal distribution with the same moments. What is missed:
         latents that hang together, and shapes that are not normal.
         """
-        return (self.mean**2 + self.variance - 1 - np.log(self.variance)) / 2
+        nats: np.ndarray = (self.mean**2 + self.variance - 1 - np.log(self.variance)) / 2
+        return nats
 
 
 class AggregateSums:

@@ -446,13 +446,15 @@ def sample(
     from .sample_run import Between, Draws, sample_run
     from .sample_wording import sample_text
 
-    drawing = {"count": count, "temperature": temperature, "seed": seed}
-    given = {name: value for name, value in drawing.items() if value is not None}
-    if between and given:
-        raise click.UsageError(f"--{next(iter(given))} is for draws: leave it out with --between")
+    if between and (count or temperature or seed is not None):
+        raise click.UsageError("--count, --temperature and --seed are for draws: leave them out with --between")
     if steps and not between:
         raise click.UsageError("--steps is for a walk: give its ends with --between A B")
-    wanted = Between(between, **({"steps": steps} if steps else {})) if between else Draws(**given)
+    wanted: Draws | Between
+    if between:
+        wanted = Between(between, steps or Between.steps)
+    else:
+        wanted = Draws(count or Draws.count, temperature or Draws.temperature, seed or Draws.seed)
     out = out or run / ("between" if between else "samples")
     summary = sample_run(
         run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import comb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,9 +81,8 @@ def more_than_chance(count: int, n: int, share: float) -> bool:
     >>> more_than_chance(2, 16, 0.05), more_than_chance(4, 16, 0.05), more_than_chance(0, 16, 0.0)
     (False, True, False)
     """
-    from scipy.stats import binom
-
-    return bool(count and binom.sf(count - 1, n, share) < CHANCE)
+    fewer = sum(comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(count))
+    return 1 - fewer < CHANCE
 
 
 def aggregate_table(aggregate: Aggregate) -> pd.DataFrame:
