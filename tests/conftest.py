@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import phantoms
 import pytest
+from commands import toolkit
 from PIL import Image
 
 # Tiny networks gain nothing from a second thread, and lose a factor of ten where another process holds the core.
@@ -50,3 +52,28 @@ def write_pictures(digit_pictures: list[tuple[np.ndarray, str]]) -> Callable[[Pa
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def head_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on four slices each of 14 made-up heads, six of them in its test split; the heads lie beside it."""
+    folder = tmp_path_factory.mktemp("head-run")
+    for i in range(14):
+        phantoms.save(
+            folder / "heads" / f"IXI{i + 2:03d}-{'Guys' if i % 2 else 'HH'}-{100 + i}-T1.nii.gz",
+            phantoms.head(seed=i), spacing=(4.5, 4.5, 5.0), orientation=np.array([[2, 1], [0, -1], [1, 1]]),
+        )  # fmt: skip
+    sets = ["image.size=32", "slices.count=4", "split.unlabelled=0.6", "split.labelled=0", "train.epochs=8"]
+    sets += ["vqvae.width=8", "vqvae.codebook_size=16", "train.batch_size=8", "encode.batch_size=16"]
+    toolkit("train", "ixi", "--data", folder / "heads", "--out", folder / "run", sets=sets)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on 200 of scikit-learn's digits, 40 of them in its test split; their own size, 8 px."""
+    out = tmp_path_factory.mktemp("digits-run") / "run"
+    sets = ["split.unlabelled=120", "split.labelled=40", "split.test=40", "train.epochs=3", "image.size=8"]
+    sets += ["vqvae.stride=4", "vqvae.width=8", "vqvae.codebook_size=16", "encode.batch_size=32"]
+    toolkit("train", "digits", "--out", out, sets=[*sets, "train.objective=reconstruct"])
+    return out

@@ -5,7 +5,7 @@ Every step reads what it needs from the files of the step before, so separate co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -36,16 +36,18 @@ def open_data(
     card: Card,
     data: Data,
     *,
+    files: Collection[str] | None = None,
     split: bool = True,
     fail_fast: bool = False,
     workers: int | None = None,
     progress: Progress,
 ) -> Prepared:
-    """Scan, decode and split; say what was skipped."""
+    """Scan, decode and split; say what was skipped. `files` are relative paths: no others are taken then."""
     prepared = prepare(
         card,
         data.folder,
         labels=data.labels,
+        files=files,
         limit=data.limit,
         split=split,
         fail_fast=fail_fast,

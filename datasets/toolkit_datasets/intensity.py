@@ -32,6 +32,10 @@ class Window:
         scaled = (values - np.float32(self.low)) * np.float32(255 / (self.high - self.low))
         return np.clip(scaled, 0, 255, out=scaled)
 
+    def values(self, grey: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The way back: grey from 0 to 255 in the volume's own unit, as float32. What was clipped stays clipped."""
+        return np.float32(self.low) + np.asarray(grey, np.float32) * np.float32((self.high - self.low) / 255)
+
 
 def window_of(data: NDArray[np.float32], clip: tuple[float, float]) -> Window:
     """The window of a volume. Single values that are not finite count as background and are changed to it in place.
@@ -61,3 +65,12 @@ def window_of(data: NDArray[np.float32], clip: tuple[float, float]) -> Window:
     if not high > low:  # a mask: the foreground is one value
         low, high = dark, float(foreground.max())
     return Window(threshold, low, high)
+
+
+def foreground_of(slices: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels of a volume's slices (n, H, W, C) uint8 show head, (n, H, W): those that are not black.
+
+    Black is where the window begins (`slices.clip`, by default half a percent into the volume's foreground), so what
+    FSL's rule calls air is black in every slice, and hardly anything else is.
+    """
+    return slices.any(axis=-1)

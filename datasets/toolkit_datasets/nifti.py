@@ -56,11 +56,25 @@ def read_header(path: Path) -> Header:
     Raises:
         Unreadable: with the reason.
     """
+    return _header_of(raw_header(path))
+
+
+def raw_header(path: Path) -> Any:
+    """The header of a NIfTI file as nibabel's object, of version 1 or 2; reads its first few hundred bytes only.
+
+    Raises:
+        Unreadable: with the reason.
+    """
     try:
         with path.open("rb") as file:
-            return _header_of(_parsed(_stream(file, path.name).read(max(HEADER_BYTES))))
+            return _parsed(_stream(file, path.name).read(max(HEADER_BYTES)))
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(_cannot(error)) from None
+
+
+def is_second_version(raw: Any) -> bool:
+    """Whether nibabel's header is one of NIfTI-2, whose 540 bytes hold longer sides."""
+    return HEADER_BYTES[int(raw["sizeof_hdr"])] == 2
 
 
 def read_volume(path: Path) -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def prepare(
     data: Path | None,
     *,
     labels: Path | None = None,
+    files: Collection[str] | None = None,
     limit: int | None = None,
     split: bool = True,
     fail_fast: bool = False,
@@ -75,6 +77,7 @@ def prepare(
         card: says how.
         data: the folder, where the card needs one.
         labels: a table that labels some or all images.
+        files: relative paths of those to take from the folder; None for all that fit the card.
         limit: use this many files, chosen by the seed, and shrink the split's counts in proportion.
         split: False marks every decoded sample as `new`, for a trained model to encode.
         fail_fast: stop at the first image that does not decode.
@@ -84,7 +87,7 @@ def prepare(
     Raises:
         ToolkitError: see `open_source`, `check_numbers`, `decoded` and `assign`.
     """
-    source = open_source(card, data, labels, progress)
+    source = open_source(card, data, labels, progress, files=files)
     scan, wanted = source.scan, card.split
     samples = scan.samples
     if split and card.labels.kind == "continuous":  # labels of images that are only encoded teach nobody

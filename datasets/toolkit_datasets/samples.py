@@ -48,18 +48,19 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
     ] + [(2, 0, text)]
 
 
-def scan_images(root: Path, card: Card, labels: Path | None = None) -> Scan:
+def scan_images(root: Path, card: Card, labels: Path | None = None, *, files: Collection[str] | None = None) -> Scan:
     """Find the images below `root` and what the card or the label table says of them.
 
     Args:
         root: the data folder; hidden files and folders are ignored and counted.
         card: patterns, label names, grouping key.
         labels: a table with a file or id column and a label column; goes before labels in names and folders.
+        files: relative paths to take instead of looking for any.
 
     Raises:
         ToolkitError: no folder, no images, a table that matches nothing.
     """
-    paths, ignored = find_files(root, SUFFIXES, card, what="images")
+    paths, ignored = (list(files), 0) if files is not None else find_files(root, SUFFIXES, card, what="images")
     return replace(file_table(sorted(paths, key=natural_key), card, root, labels), ignored=ignored)
 
 

@@ -113,6 +113,11 @@ def plane(data: NDArray[np.float32], axis: str, index: float) -> NDArray[np.floa
     return cut.T[::-1]  # what is left of R, A, S keeps its order: the second of the two goes up in every plane
 
 
+def slab(cut: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The way back from `plane`: (H, W) the right way up as the two axes of (R, A, S) data that it was cut along."""
+    return cut[::-1].T
+
+
 @dataclass(frozen=True)
 class Frame:
     """The square of a plane that becomes the picture, in voxels of the upright slice; parts outside are black."""
@@ -145,6 +150,32 @@ class Frame:
         result: NDArray[np.uint8] = np.asarray(resized).round().clip(0, 255).astype(np.uint8)
         return result
 
+    def voxels(self, picture: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+        """The way back: a (size, size) picture on the (height, width) voxels of its slice, float32, not rounded.
+
+        NaN where the centre of a voxel lies outside the square. Bilinear, antialiased where it shrinks; where pixels
+        and voxels coincide, values are what they were.
+        """
+        size = picture.shape[0]
+        across, down = size / (self.right - self.left), size / (self.bottom - self.top)  # pixels for each voxel
+        columns = _centres_within(self.left, self.right, width)
+        rows = _centres_within(self.top, self.bottom, height)
+        slab = np.full((height, width), np.nan, np.float32)
+        if not (len(columns) and len(rows)):
+            return slab
+        margin = 1 + math.ceil(max(across, down))  # the outermost voxels may lie half outside the square
+        padded = Image.fromarray(np.pad(np.asarray(picture, np.float32), margin, mode="edge"))
+        box = (
+            (columns.start - self.left) * across + margin,
+            (rows.start - self.top) * down + margin,
+            (columns.stop - self.left) * across + margin,
+            (rows.stop - self.top) * down + margin,
+        )
+        slab[rows.start : rows.stop, columns.start : columns.stop] = np.asarray(
+            padded.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=box)
+        )
+        return slab
+
 
 def frame_of(wanted: Slices, header: Header, foreground: NDArray[np.bool_], size: int) -> Frame:
     """The square that the card wants of every slice of this volume.
@@ -166,6 +197,11 @@ def frame_of(wanted: Slices, header: Header, foreground: NDArray[np.bool_], size
     (low, high), (left, right) = bounds
     height = header.shape[axes[0]]
     return Frame(left=left, top=height - high, right=right, bottom=height - low)
+
+
+def _centres_within(low: float, high: float, count: int) -> range:
+    """The voxels of `count` whose centres lie in [low, high]."""
+    return range(max(0, math.ceil(low - 0.5)), min(count, math.floor(high - 0.5) + 1))
 
 
 def _or(value: float | None, default: float) -> float:

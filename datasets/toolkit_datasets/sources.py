@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,8 +38,10 @@ class Source(Protocol):
         """
 
 
-def open_source(card: Card, data: Path | None, labels: Path | None, progress: Progress) -> Source:
-    """The source that the card describes, with `data` as its folder.
+def open_source(
+    card: Card, data: Path | None, labels: Path | None, progress: Progress, *, files: Collection[str] | None = None
+) -> Source:
+    """The source that the card describes, with `data` as its folder, and of that only `files` where they are named.
 
     Raises:
         ToolkitError: the card needs a folder and none is given, or there is nothing usable in it.
@@ -62,17 +64,17 @@ def open_source(card: Card, data: Path | None, labels: Path | None, progress: Pr
     if card.source.kind == "volumes":
         from .volumes import Volumes
 
-        return Volumes(card, data, labels)
-    return Folder(card, data, labels)
+        return Volumes(card, data, labels, files=files)
+    return Folder(card, data, labels, files=files)
 
 
 class Folder:
     """Image files below a folder."""
 
-    def __init__(self, card: Card, root: Path, labels: Path | None) -> None:
+    def __init__(self, card: Card, root: Path, labels: Path | None, *, files: Collection[str] | None = None) -> None:
         self.origin, self._root, self._wanted = str(root.resolve()), root, card.image
         self.recipe: Mapping[str, Any] = card.image.model_dump()
-        self.scan = scan_images(root, card, labels)
+        self.scan = scan_images(root, card, labels, files=files)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """Size and time of change of each file."""

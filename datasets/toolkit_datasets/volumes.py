@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from .cache import stamp
 from .card import Card
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
-from .intensity import window_of
+from .intensity import Window, window_of
 from .nifti import SUFFIXES, Header, Volume, read_header, read_volume
 from .samples import Scan, file_table, find_files, natural_key
-from .slicing import AXES, IN_PLANE, extent, frame_of, located, plane, planned
+from .slicing import AXES, IN_PLANE, Frame, Place, extent, frame_of, located, plane, planned
 from .strip import find_tool, scratch, stripped
 
 FACTS = ("path", "shape", "spacing", "orientation", "dtype", "slices", "problem")
@@ -34,7 +35,7 @@ FACTS = ("path", "shape", "spacing", "orientation", "dtype", "slices", "problem"
 class Volumes:
     """NIfTI files below a folder."""
 
-    def __init__(self, card: Card, root: Path, labels: Path | None) -> None:
+    def __init__(self, card: Card, root: Path, labels: Path | None, *, files: Collection[str] | None = None) -> None:
         self.origin, self._root, self._card = str(root.resolve()), root, card
         self._tool = "" if card.slices.strip == "none" else find_tool(card.slices.strip)
         self.recipe: Mapping[str, Any] = {
@@ -42,7 +43,7 @@ class Volumes:
             "slices": card.slices.model_dump(),
             "tool": Path(self._tool).name,
         }
-        self.scan = self._scan(labels)
+        self.scan = self._scan(labels, files)
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """Size and time of change of each file."""
@@ -52,9 +53,11 @@ class Volumes:
         """Read a volume and cut the named slices from it."""
         return cut(self._root / path, self._card, slices, tool=self._tool)
 
-    def _scan(self, labels: Path | None) -> Scan:
+    def _scan(self, labels: Path | None, named: Collection[str] | None) -> Scan:
         card = self._card
-        paths, ignored = find_files(self._root, SUFFIXES, card, what="volumes")
+        paths, ignored = (
+            (list(named), 0) if named is not None else find_files(self._root, SUFFIXES, card, what="volumes")
+        )
         files = file_table(sorted(paths, key=natural_key), card, self._root, labels)
         samples = files.samples
         samples["group"] = samples["group"].where(samples["group"] != "", samples["id"])  # a volume is one subject
@@ -82,6 +85,34 @@ class Volumes:
         )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the slices of one volume are cut, and how they become pictures: all that it takes to put them back."""
+
+    header: Header
+    axis: str  # of the slices, such as "axial"
+    window: Window
+    frame: Frame
+    places: tuple[Place, ...]  # of the slices, in order
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Voxels of a slice, upright: height and width."""
+        up, right = IN_PLANE[self.axis]
+        return self.header.shape[up], self.header.shape[right]
+
+
+def read_layout(path: Path, card: Card, slices: Sequence[str]) -> Layout:
+    """How `cut` took the named slices from the volume at `path`, which is read again; the skull comes off again too.
+
+    Raises:
+        Unreadable: the volume cannot be had at all, or has no slice where the card wants some.
+        ToolkitError: the tool that takes the skull off is gone.
+    """
+    tool = "" if card.slices.strip == "none" else find_tool(card.slices.strip)
+    return _laid_out(path, card, slices, tool)[1]
+
+
 def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> list[Decoded | Unreadable]:
     """The named slices of the volume at `path` as pictures, in order; an `Unreadable` for each that shows no head.
 
@@ -95,6 +126,32 @@ def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> lis
         Unreadable: the volume cannot be had at all, or has no slice where the card wants some.
     """
     wanted, size = card.slices, card.image.size
+    volume, layout, shares = _laid_out(path, card, slices, tool)
+    header, window, axis = layout.header, layout.window, AXES[wanted.axis]
+    height, width = layout.sides
+    results: list[Decoded | Unreadable] = []
+    for place in layout.places:
+        if not 0 <= place.index <= header.shape[axis] - 1:
+            length = header.shape[axis] * header.spacing[axis]
+            results.append(Unreadable(f"{EMPTY}: {place.mm:.1f} mm is outside the volume, which ends at {length:.1f}"))
+            continue
+        share = float(shares[round(place.index)])
+        if share < wanted.least:
+            results.append(Unreadable(f"{EMPTY}: {100 * share:.2g} % of it is head, less than slices.least"))
+            continue
+        grey = layout.frame.picture(window.grey(plane(volume.data, wanted.axis, place.index)), size)
+        pixels = np.repeat(grey[:, :, None], card.image.channels, axis=2)
+        limits = f"{window.low:.6g} {window.high:.6g}"
+        position = f"{place.mm:.2f}"
+        results.append(Decoded(pixels, volume.sha256, header.dtype, width, height, position, limits))
+    return results
+
+
+def _laid_out(
+    path: Path, card: Card, slices: Sequence[str], tool: str
+) -> tuple[Volume, Layout, NDArray[np.floating[Any]]]:
+    """A volume, where its slices lie, and the share of each stored slice along the axis that is foreground."""
+    wanted = card.slices
     volume = read_volume(path) if not tool else _stripped(path, tool)
     header, axis = volume.header, AXES[wanted.axis]
     if list(slices) == [""]:
@@ -104,25 +161,10 @@ def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> lis
     head = extent(foreground, axis, wanted.least)
     if head == (0, 0):
         raise Unreadable(f"shows no head: no {wanted.axis} slice is foreground to {wanted.least:.3g} or more")
-    frame = frame_of(wanted, header, foreground, size)
+    frame = frame_of(wanted, header, foreground, card.image.size)
+    places = located(wanted, header, head, list(slices))
     shares = foreground.mean(axis=tuple(other for other in range(3) if other != axis))
-    height, width = (header.shape[of] for of in IN_PLANE[wanted.axis])
-    results: list[Decoded | Unreadable] = []
-    for place in located(wanted, header, head, list(slices)):
-        if not 0 <= place.index <= header.shape[axis] - 1:
-            length = header.shape[axis] * header.spacing[axis]
-            results.append(Unreadable(f"{EMPTY}: {place.mm:.1f} mm is outside the volume, which ends at {length:.1f}"))
-            continue
-        share = float(shares[round(place.index)])
-        if share < wanted.least:
-            results.append(Unreadable(f"{EMPTY}: {100 * share:.2g} % of it is head, less than slices.least"))
-            continue
-        grey = frame.picture(window.grey(plane(volume.data, wanted.axis, place.index)), size)
-        pixels = np.repeat(grey[:, :, None], card.image.channels, axis=2)
-        limits = f"{window.low:.6g} {window.high:.6g}"
-        position = f"{place.mm:.2f}"
-        results.append(Decoded(pixels, volume.sha256, header.dtype, width, height, position, limits))
-    return results
+    return volume, Layout(header, wanted.axis, window, frame, tuple(places)), shares
 
 
 def _stripped(path: Path, tool: str) -> Volume:
