@@ -10,55 +10,59 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .assessment import ACTIVE, Spread
+from .assessment import ACTIVE
 from .vae import Posterior
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Mean and variance of each latent over the training images; the prior has 0 and 1. All (D,) float64."""
+    """Moments of the latents over the training images, in float64; the prior has mean 0 and covariance 1."""
 
-    mean: np.ndarray
-    of_means: np.ndarray  # variance of the posteriors' means from image to image
-    within: np.ndarray  # mean variance of the posteriors themselves
+    mean: np.ndarray  # (D,)
+    of_means: np.ndarray  # (D, D) covariance of the posteriors' means from image to image
+    within: np.ndarray  # (D,) mean variance of the posteriors themselves
 
     @property
     def variance(self) -> np.ndarray:
-        """Of a draw from the posterior of a random training image: the sum of the two."""
-        variance: np.ndarray = self.of_means + self.within
+        """(D,) Of a draw from the posterior of a random training image: from image to image, and within."""
+        variance: np.ndarray = self.of_means.diagonal() + self.within
         return variance
 
     @property
     def active(self) -> np.ndarray:
         """(D,) bool: latents that tell images apart, by a variance of means above 0.01 (Burda et al. 2016, 5.2)."""
-        active: np.ndarray = self.of_means > ACTIVE
+        active: np.ndarray = self.of_means.diagonal() > ACTIVE
         return active
 
     @property
-    def nats(self) -> np.ndarray:
-        """KL(N(mean, variance) || N(0, 1)) of each latent; their sum is a lower bound of KL(q(z) || p(z)).
+    def nats(self) -> float:
+        """KL(N(mean, covariance) || N(0, 1)), a lower bound of KL(q(z) || p(z)) that is 0 for a perfect fit.
 
-        With a prior of independent latents that KL is at least the sum over latents of KL(q(z_i) || p(z_i)), and with a
-        normal prior each of these is at least that of the normal distribution with the same moments. What is missed:
-        latents that hang together, and shapes that are not normal.
+        To a normal prior nothing with these moments is nearer than the normal distribution that has them. Latents that
+        each look right may hang together all the same: on brain slices single ones came to 5.5 nats, all together to
+        50.
         """
-        nats: np.ndarray = (self.mean**2 + self.variance - 1 - np.log(self.variance)) / 2
-        return nats
+        covariance = self.of_means + np.diag(self.within)
+        _, log_determinant = np.linalg.slogdet(covariance)
+        return float((self.mean @ self.mean + np.trace(covariance) - len(self.mean) - log_determinant) / 2)
 
 
 class AggregateSums:
     """Adds posteriors up, batch by batch."""
 
-    def __init__(self) -> None:
-        self._spread = Spread()
+    def __init__(self, dim: int) -> None:
+        self._n = 0
+        self._means, self._products, self._variances = np.zeros(dim), np.zeros((dim, dim)), np.zeros(dim)
 
     def add(self, posterior: Posterior, n: int) -> None:
         """Count the first `n` images of a batch."""
-        values = {"mean": posterior.mean, "variance": posterior.log_variance.exp()}
-        self._spread.add({name: each[:, :, None, None] for name, each in values.items()}, n)
+        means = posterior.mean[:n].cpu().double().numpy()  # (n, D)
+        self._n += n
+        self._means += means.sum(0)
+        self._products += means.T @ means
+        self._variances += posterior.log_variance[:n].exp().cpu().double().numpy().sum(0)
 
     def found(self) -> Aggregate:
         """Of all images so far."""
-        mean, of_means = self._spread.moments("mean")
-        within, _ = self._spread.moments("variance")
-        return Aggregate(mean.numpy(), of_means.numpy(), within.numpy())
+        mean = self._means / self._n
+        return Aggregate(mean, self._products / self._n - np.outer(mean, mean), self._variances / self._n)

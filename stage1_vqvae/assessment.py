@@ -121,14 +121,10 @@ class Spread:
             sums = torch.stack([values.sum(0), values.square().sum(0)])
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
-    def moments(self, name: str) -> tuple[Tensor, Tensor]:
-        """Mean and variance (D,) float64 of each number over the images."""
-        mean, square = self._sums[name] / self._n
-        return mean, (square - mean.square()).clamp_min(0)
-
     def active(self, name: str) -> int:
         """Latents whose variance over the images is above 0.01 (Burda et al., "IWAE", 2016, section 5.2)."""
-        return int((self.moments(name)[1] > ACTIVE).sum())
+        mean, square = self._sums[name] / self._n
+        return int((square - mean.square() > ACTIVE).sum())
 
 
 def usage(counts: np.ndarray) -> float:

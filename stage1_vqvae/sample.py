@@ -95,11 +95,11 @@ def compare(
     batches = padded(prepared.images, unseen, size, model.mean.device)
     rebuilt = np.concatenate([to_uint8(reconstruct(model, batch)[0][: len(rows)]) for rows, batch in batches])
     search = Search(model, np.concatenate([pictures, originals, rebuilt]), batch_size=size)
-    sums = AggregateSums()
+    sums = AggregateSums(model.dim) if isinstance(model, VAE) else None
     with (progress or Silent()).bar("compare", len(learned), "images") as bar:
         for rows, batch in padded(prepared.images, learned, size, model.mean.device):
             with torch.inference_mode():
-                if isinstance(model, VAE):
+                if isinstance(model, VAE) and sums is not None:
                     posterior = model.posterior(model.normalise(batch))
                     sums.add(posterior, len(rows))
                     latents = {LATENTS: posterior.mean[:, :, None, None]}
@@ -114,7 +114,7 @@ def compare(
         learners=len(learned),
         nearest=nearest,
         yardstick=Yardstick(split, unseen, of_originals, of_rebuilt),
-        aggregate=sums.found() if isinstance(model, VAE) else None,
+        aggregate=sums.found() if sums else None,
     )
 
 

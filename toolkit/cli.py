@@ -402,7 +402,7 @@ def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: in
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @options.path_option("--out", metavar="DIR", help="Folder of the images. [default: RUN/samples or RUN/between]")
-@click.option("--count", type=click.IntRange(1, 1000), metavar="N", help="How many to draw. [default: 16]")
+@click.option("--count", type=click.IntRange(1, 1000), metavar="N", help="How many to draw. [default: 18]")
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),

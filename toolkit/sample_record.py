@@ -91,11 +91,10 @@ def aggregate_table(aggregate: Aggregate) -> pd.DataFrame:
         {
             "latent": np.arange(len(aggregate.mean)),
             "mean": aggregate.mean,
-            "variance_of_means": aggregate.of_means,
+            "variance_of_means": aggregate.of_means.diagonal(),
             "mean_variance": aggregate.within,
             "variance": aggregate.variance,
             "active": aggregate.active,
-            "nats": aggregate.nats,
         }
     ).round(6)
 
@@ -114,7 +113,7 @@ def _latents(aggregate: Aggregate) -> dict[str, Any]:
         "numbers": len(active),
         "active": int(active.sum()),
         **ranges,
-        "nats_from_prior": float(aggregate.nats.sum()),
+        "nats_from_prior": aggregate.nats,
     }
 
 

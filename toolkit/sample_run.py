@@ -43,7 +43,7 @@ WAYS = {
 class Draws:
     """What to draw from the prior."""
 
-    count: int = 16  # four by four
+    count: int = 18  # six lines of three, with their neighbours
     temperature: float = 1.0  # times the deviation of the prior
     seed: int = 0
 
@@ -104,12 +104,13 @@ def sample_run(
             prepared = _images_of(run, workers, progress)
     else:
         prepared = _images_of(run, workers, progress)
-        made = _walked(loaded, prepared, wanted)
+        ends = [pick(run, prepared, word, workers=workers, progress=progress) for word in wanted.ends]
+        made = _walked(loaded, ends, wanted.steps)
     pictures, table, about, compared = made.pictures, made.table, made.about, None
     if prepared is not None and neighbours:
         compared = compare(loaded, prepared, pictures, progress=progress)
         table = pd.concat([table, neighbour_columns(compared, prepared)], axis=1)
-        learned_end = any(end.split == "unlabelled" for end in made.ends)
+        learned_end = any(end.learned for end in made.ends)
         about = about | about_neighbours(table, compared, learned_end=learned_end)
     summary = {"run": str(run), "model_hash": loaded.model_hash, "images": len(pictures), **about}
 
@@ -162,11 +163,10 @@ def _drawn(loaded: Loaded, wanted: Draws) -> Made:
     return Made(pictures, table, {"kind": "draws", "prior": prior.title, **asdict(wanted)})
 
 
-def _walked(loaded: Loaded, prepared: Prepared, wanted: Between) -> Made:
+def _walked(loaded: Loaded, ends: Sequence[Picked], steps: int) -> Made:
     from stage1_vqvae.sample import between
 
-    ends = [pick(prepared, word) for word in wanted.ends]
-    pictures = between(loaded, np.stack([end.pixels for end in ends]), wanted.steps)
+    pictures = between(loaded, np.stack([end.pixels for end in ends]), steps)
     table = pd.DataFrame({"file": [f"step-{number:02d}.png" for number in range(1, len(pictures) + 1)]})
     table["share"] = np.linspace(0, 1, len(pictures)).round(6)  # of the way
     named = [{"name": end.name, "split": end.split} for end in ends]

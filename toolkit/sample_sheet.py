@@ -20,13 +20,17 @@ from .sample_record import MEASURES, TAIL
 if TYPE_CHECKING:
     from stage1_vqvae.sample import Comparison
 
-SHOWN = 24  # draws in the picture: twelve lines of two, with their neighbours
+SHOWN = 24  # draws in the picture: eight lines of three, with their neighbours
+BLOCKS = 3  # in a line, of an image and two neighbours each
 ALONE = 8  # draws in a line where nothing stands beside them
-EXAMPLES = 4  # unseen images below, as a yardstick for the eye
+EXAMPLES = 3  # unseen images below, as a yardstick for the eye
 TILE, GAP, BETWEEN = 1.2, 0.12, 0.45  # inches: side of an image, room beside it, room between two blocks
-CAPTION, HEADING, MARGIN = 0.32, 0.26, 0.15  # inches
+CAPTION, HEADING, NOTE, MARGIN = 0.36, 0.24, 0.2, 0.15  # inches
 ALARM = PALETTE[1]
-LEGEND = f"distance (and % of unseen images that are farther from theirs; in colour above {100 * (1 - TAIL):.0f} %)"
+LEGEND = (
+    "Root mean square of the differences; in brackets how many of the unseen images, rebuilt, are farther from all "
+    f"training images. In colour above {100 * (1 - TAIL):.0f} %."
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A title over lines of blocks of panels; None leaves a panel's place free."""
+    """A title and a note over lines of blocks of panels; None leaves a panel's place free."""
 
     title: str
+    note: str
     lines: Sequence[Sequence[Sequence[Panel | None]]]
 
 
@@ -55,7 +60,7 @@ def draws_sheet(
     of = f" (the first {SHOWN} of {len(table)})" if len(table) > SHOWN else ""
     if compared is None or prepared is None:
         blocks = [[Panel(pixels, name)] for pixels, name in zip(pictures, names, strict=False)]
-        write_sheet([Section(f"Drawn{of}", _lines(blocks, ALONE))], out, gap=GAP)
+        write_sheet([Section(f"Drawn{of}", "", _lines(blocks, ALONE))], out, gap=GAP)
         return
     blocks = [
         [Panel(pictures[i], name), *_neighbours(table.iloc[i], i, compared, prepared)] for i, name in enumerate(names)
@@ -64,17 +69,22 @@ def draws_sheet(
     examples = np.unique(np.linspace(0, len(yardstick.rows) - 1, min(EXAMPLES, len(yardstick.rows))).astype(int))
     unseen = [
         [_named(prepared, yardstick.rows[i])]
-        + [_named(prepared, of.rows[i], f"{of.distances[i]:.3f}") for of in yardstick.originals.values()]
+        + [
+            _named(prepared, of.rows[i], f"{measure} {of.distances[i]:.3f}")
+            for measure, of in yardstick.originals.items()
+        ]
         for i in examples
     ]
     sections = [
         Section(
-            f"Drawn{of}; beside each the nearest training image by pixels, then by latents: {LEGEND}",
-            _lines(blocks, 2),
+            f"Drawn{of}, and the training images nearest to each by pixels and by latents",
+            LEGEND,
+            _lines(blocks, BLOCKS),
         ),
         Section(
-            f"For comparison: real {yardstick.split} images, which the model never learned from, and theirs",
-            _lines(unseen, 2),
+            f"For comparison: {yardstick.split} images, real ones that the model never learned from, and theirs",
+            "",
+            _lines(unseen, BLOCKS),
         ),
     ]
     write_sheet(sections, out)
@@ -91,12 +101,11 @@ def walk_sheet(
     """Draw the way from one image to the other, with its neighbours below."""
     first, last = (Panel(end.pixels, shorten(end.name, 24), end.split or "a file") for end in ends)
     steps = [Panel(pixels, f"{share:.2f}") for pixels, share in zip(pictures, table["share"], strict=True)]
-    sections = [Section(f"From {ends[0].name} to {ends[1].name}", [[[first], steps, [last]]])]
+    sections = [Section(f"From {ends[0].name} to {ends[1].name}", "", [[[first], steps, [last]]])]
     if compared is not None and prepared is not None:
         found = [_neighbours(table.iloc[i], i, compared, prepared) for i in range(len(table))]
-        for measure, column in zip(MEASURES, zip(*found, strict=True), strict=True):
-            title = f"The nearest training image by {measure}: {LEGEND}"
-            sections.append(Section(title, [[[None], list(column), [None]]]))
+        lines = [[[None], list(column), [None]] for column in zip(*found, strict=True)]
+        sections.append(Section("The training images nearest to each by pixels and by latents", LEGEND, lines))
     write_sheet(sections, out, gap=BETWEEN / 2)
 
 
@@ -104,7 +113,8 @@ def write_sheet(sections: Sequence[Section], out: Path, *, gap: float = BETWEEN)
     """Draw the sections below each other, as a PNG; `gap` inches between blocks."""
     lines = [line for section in sections for line in section.lines]
     width = 2 * MARGIN + max(sum(map(len, line)) * (TILE + GAP) + (len(line) - 1) * gap for line in lines) - GAP
-    height = 2 * MARGIN + len(lines) * (TILE + CAPTION) + len(sections) * HEADING
+    notes = sum(bool(section.note) for section in sections)
+    height = 2 * MARGIN + len(lines) * (TILE + CAPTION) + len(sections) * HEADING + notes * NOTE
     with styled("samples"):
         figure = Figure(figsize=(width, height))
         figure.set_layout_engine("none")  # placed by hand, in inches
@@ -112,8 +122,11 @@ def write_sheet(sections: Sequence[Section], out: Path, *, gap: float = BETWEEN)
         axes.set_axis_off()
         y = MARGIN
         for section in sections:
-            axes.text(MARGIN, y, section.title, va="top", fontsize=8)
+            axes.text(MARGIN, y, section.title, va="top", fontsize=9)
             y += HEADING
+            if section.note:
+                axes.text(MARGIN, y, section.note, va="top", fontsize=7)
+                y += NOTE
             for line in section.lines:
                 x = MARGIN
                 for block in line:
@@ -142,7 +155,7 @@ def _neighbours(found: pd.Series[Any], place: int, compared: Comparison, prepare
     panels = []
     for measure in MEASURES:
         share = found[f"{measure}_nearer_than"]
-        second = f"{found[f'{measure}_distance']:.3f} ({100 * share:.0f} %)"
+        second = f"{measure} {found[f'{measure}_distance']:.3f} ({100 * share:.0f} %)"
         panels.append(_named(prepared, compared.nearest[measure].rows[place], second, alarming=share > 1 - TAIL))
     return panels
 

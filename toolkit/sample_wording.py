@@ -27,7 +27,7 @@ def copies_text(summary: Mapping[str, Any]) -> str:
     """Whether samples are copies of training images, by the yardstick of unseen ones."""
     found = summary["neighbours"]
     copies, n, names = found["copies"], summary["images"], found["copies"]["suspects"]
-    unseen = f"{100 * (1 - TAIL):.0f} % of {found['unseen']['n']} unseen images, rebuilt, are to theirs"
+    unseen = f"{100 * (1 - TAIL):.0f} % of {found['unseen']['n']} unseen images are to theirs"
     if not copies["judged"]:
         return "copies    not judged: the model has learned from one of the two ends, and nearness to it is no copy"
     if not names:
@@ -46,9 +46,10 @@ def latents_text(found: Mapping[str, Any]) -> str:
         return f"{text}: draws say nothing, and all look alike"
     (low, high), (narrow, wide) = found["means"], found["deviations"]
     return (
-        f"{text}; over the training images their means are {amount(low, like=1)} to {amount(high, like=1)} and their "
-        f"deviations {amount(narrow, like=1)} to {amount(wide, like=1)}; the prior has 0 and 1, at least "
-        f"{amount(found['nats_from_prior'])} nats away"
+        f"{text}; over the training images means {amount(low, like=1)} to {amount(high, like=1)}, deviations "
+        f"{amount(narrow, like=1)} to {amount(wide, like=1)}\n"
+        f"          (the prior has 0 and 1; with all correlations they are at least {amount(found['nats_from_prior'])} "
+        "nats from it)"
     )
 
 
@@ -78,10 +79,8 @@ def _nearest(found: Mapping[str, Any]) -> list[str]:
 def _off(summary: Mapping[str, Any]) -> list[str]:
     """Samples that are farther from all training images than real images are; nothing where chance explains them."""
     found, n = summary["neighbours"], summary["images"]
-    off = [f"{found[m]['far']} by {m}" for m in MEASURES if found[m]["far_more_than_chance"]]
+    off = [f"{found[m]['far']} of {n} by {m}" for m in MEASURES if found[m]["far_more_than_chance"]]
+    unseen = f"{100 * (1 - TAIL):.0f} % of the unseen ones"
     if not off:
         return []
-    return [
-        f"off       of {n} are farther from every training image than {100 * (1 - TAIL):.0f} % of the unseen: "
-        f"{', '.join(off)}. Such pictures are unlike real ones"
-    ]
+    return [f"off       {' and '.join(off)}: farther from every training image than {unseen}, so unlike real images"]
