@@ -6,7 +6,7 @@ White ("Sampling generative networks", 2016, arXiv 1609.04468, section 2.1): in 
 distribution lies at one distance from its middle. A straight line between two draws leaves that shell, and its middle
 is a point such as the prior hardly ever gives; Shoemake's spherical interpolation (1985) stays in it. Means of
 posteriors do the same, on a shell of their own: of 200 pairs of unseen digits the means are 4.5 long, the middles of
-straight lines 3.2 and of spherical ones 4.6; of brain slices 6.7, 4.9 and 6.7. Latents of a VQ-VAE have no prior and no
+straight lines 3.2 and of spherical ones 4.6; of brain slices 6.7, 4.8 and 6.7. Latents of a VQ-VAE have no prior and no
 middle that means anything, so nothing is known of them that a straight line would break.
 """
 

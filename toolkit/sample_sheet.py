@@ -66,7 +66,7 @@ def draws_sheet(
         [Panel(pictures[i], name), *_neighbours(table.iloc[i], i, compared, prepared)] for i, name in enumerate(names)
     ]
     yardstick = compared.yardstick
-    examples = np.unique(np.linspace(0, len(yardstick.rows) - 1, min(EXAMPLES, len(yardstick.rows))).astype(int))
+    examples = np.unique(np.linspace(0, len(yardstick.rows) - 1, EXAMPLES + 2)[1:-1].astype(int))  # not the ends
     unseen = [
         [_named(prepared, yardstick.rows[i])]
         + [
