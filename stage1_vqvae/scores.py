@@ -19,11 +19,21 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB, data range 1; 100 dB at most, so that equal images stay finite."""
-    return -10 * mse(a, b).clamp_min(1e-10).log10()
+    return decibel(mse(a, b))
+
+
+def decibel(error: Tensor) -> Tensor:
+    """The PSNR that a mean squared error of images in [0, 1] amounts to, in dB."""
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (B,), Gaussian window of 11 px, data range 1, mean over pixels and channels.
+    """Structural similarity (B,): the mean of `ssim_map` over pixels and channels."""
+    return ssim_map(a, b).mean((1, 2, 3))
+
+
+def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity around each pixel (B, C, H, W), Gaussian window of 11 px, data range 1.
 
     Equal to torchmetrics' `structural_similarity_index_measure`, borders reflected, for sides of 6 px and more. The
     blur is written as two products with a banded matrix, which is 13 times as fast as its 11 x 11 convolutions
@@ -41,7 +51,12 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     covariance = blur(a * b) - mean_a * mean_b
     above = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     below = (mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2)
-    return (above / below).mean((1, 2, 3))
+    return above / below
+
+
+def within(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B,) of (B, C, H, W) over channels and the pixels that `mask` (B, H, W) names; NaN where it names none."""
+    return (pixels.mean(1) * mask).sum((1, 2)) / mask.sum((1, 2))
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:

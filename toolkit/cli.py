@@ -401,6 +401,72 @@ def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: in
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@options.asks_about
+@options.path_option("--out", metavar="DIR", help="Folder to write. [default: RUN/reconstructions/SPLIT]")
+@click.option(
+    "--images/--no-images",
+    "images",
+    default=None,
+    help="Write each reconstruction too, as NIfTI or PNG. [default: of volumes and FILES]",
+)
+@options.workers_option
+@options.fail_fast_option
+@options.device_option
+@options.overwrite_option
+@options.common
+def reconstruct(
+    console: Console,
+    run: Path,
+    files: tuple[Path, ...],
+    split: str | None,
+    data: Path | None,
+    out: Path | None,
+    images: bool | None,
+    workers: int | None,
+    fail_fast: bool,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Rebuild images that the run never saw, beside the originals, and say how well.
+
+    By default those of its test split. SSIM and PSNR for each image, each subject and all of them, with intervals over
+    subjects; a grid to look at; tables; of NIfTI files NIfTI files, in their own space and unit. New images go through
+    the run's own preprocessing, and what is unusual about them is said.
+
+    \b
+    Example:  toolkit reconstruct runs/ixi
+              toolkit reconstruct runs/ixi patient-1.nii.gz patient-2.nii.gz --out patients/
+              toolkit reconstruct runs/ixi --data another-cohort/ --out another/
+    """
+    from .reconstruct import reconstruct_run
+    from .reconstruct_text import reconstructed_text
+    from .unseen import open_unseen
+
+    if (data or files) and out is None:
+        raise click.UsageError("new images need --out: what is kept in the run folder is about its own")
+    asked = open_unseen(
+        run, split=split, data=data, files=files, workers=workers, fail_fast=fail_fast, progress=console.progress
+    )
+    out = out or run / "reconstructions" / asked.origin
+    summary = reconstruct_run(
+        asked,
+        out,
+        images=(asked.volumes or bool(files)) if images is None else images,
+        device=device,
+        overwrite=overwrite,
+        workers=workers,
+        command=options.typed_command(),
+        progress=console.progress,
+    )
+    console.show(reconstructed_text(summary))
+    console.show(f"look at:  {out / 'grid.png'}; tables: {out / 'images.csv'}, {out / 'subjects.csv'}")
+    console.data(summary)
+    _finish(len(asked.prepared.skipped_files))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
 @options.path_option("--out", metavar="DIR", help="Folder of the images. [default: RUN/samples or RUN/between]")
 @click.option("--count", type=click.IntRange(1, 1000), metavar="N", help="How many to draw. [default: 18]")
 @click.option(

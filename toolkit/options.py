@@ -143,6 +143,12 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 
 
+asks_about = stacked(
+    click.option("--split", type=click.Choice(["test", "labelled", "unlabelled"]), help="Of the run. [default: test]"),
+    path_option("--data", metavar="DIR", help="Take the images or volumes of this folder instead."),
+)
+
+
 @dataclass(frozen=True)
 class Input:
     """Which images a command takes, and how it opens them."""

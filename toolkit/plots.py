@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -80,6 +81,34 @@ def reconstruction_grid(examples_npz: Path, out: Path) -> None:
     captions = [f"{p:.1f} dB, SSIM {s:.2f}" for p, s in zip(psnr, ssim, strict=True)]
     with styled("reconstructions"):
         write_png(_mosaic(pairs, captions, columns=min(8, len(pairs)), title="Original above reconstruction"), out)
+
+
+def side_by_side_grid(
+    originals: np.ndarray, reconstructions: np.ndarray, captions: Sequence[str], out: Path, *, title: str
+) -> None:
+    """Draw originals above their reconstructions above the absolute error, as a PNG.
+
+    Args:
+        originals: (n, H, W, C) uint8.
+        reconstructions: the same, of the same shape.
+        captions: one for each.
+        out: the file.
+        title: what they are; the scale of the error, which is one for all, goes behind it.
+    """
+    errors = np.abs(originals.astype(np.float32) - reconstructions).mean(axis=-1) / 255  # (n, H, W)
+    top = max(0.05, float(np.quantile(errors, 0.995)))  # not the largest: one pixel would darken all others
+    heat = (mpl.colormaps["inferno"]((errors / top).clip(0, 1))[..., :3] * 255).round().astype(np.uint8)
+    pairs = np.concatenate([originals, reconstructions], axis=1)
+    colours = np.broadcast_to(pairs, (*pairs.shape[:3], 3))
+    triples = np.concatenate([colours, heat], axis=1)  # (n, 3H, W, 3)
+    with styled("side-by-side"):
+        figure = _mosaic(
+            list(triples),
+            captions,
+            columns=8,
+            title=f"{title}\noriginal, reconstruction, absolute error (black 0, yellow {top:.2f} of 1)",
+        )
+        write_png(figure, out)
 
 
 def contact_sheet(images: np.ndarray, captions: Sequence[str], out: Path) -> None:

@@ -9,6 +9,7 @@ probe/         draws, predictions, the saved classifier
 samples/       new images, where `toolkit sample` was told no other place; between/ those between two images
 results.json   every number of the run
 report.html    the page to look at
+reconstructions/  what `toolkit reconstruct` wrote, a folder for each split
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
 OWN = (
-    *("card.toml", "run.json", "samples.csv", "stage1", "codes", "codes.h5", "probe", "samples", "between"),
-    *("results.json", "report.html"),
+    "card.toml",
+    "run.json",
+    "samples.csv",
+    "stage1",
+    "codes",
+    "codes.h5",
+    "probe",
+    "results.json",
+    "report.html",
+    "reconstructions",
+    "samples",
+    "between",
 )
 DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 

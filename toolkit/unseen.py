@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +41,7 @@ class Unseen:
     card: Card  # of the run; its source is the one of these images
     prepared: Prepared
     rows: NDArray[np.int64]  # of `prepared.samples`: the decoded ones that are asked about
-    origin: Literal["test", "labelled", "unlabelled", "new"]
+    origin: str  # one of SPLITS, or "new"
     seen: NDArray[np.bool_]  # (rows,) whether the model learned from the very image
     leaking: str = ""  # what is wrong with the run's split, as a sentence; "" for nothing
 
@@ -54,12 +54,12 @@ class Unseen:
     def subjects(self) -> NDArray[np.str_]:
         """(rows,) Whom each image shows: its group where there is one (people, identical pictures), else its id."""
         samples = self.samples
-        return samples["group"].where(samples["group"] != "", samples["id"]).to_numpy(dtype=str)
+        return np.array(samples["group"].where(samples["group"] != "", samples["id"]), dtype=str)
 
     @property
     def labels(self) -> NDArray[np.str_]:
         """(rows,) "" where there is none."""
-        return self.samples["label"].to_numpy(dtype=str)
+        return np.array(self.samples["label"], dtype=str)
 
     @property
     def volumes(self) -> bool:
@@ -80,7 +80,7 @@ class Unseen:
 
     def file(self, row: int) -> Path:
         """The file of a row of `prepared.samples`, where the images are files."""
-        return Path(self.prepared.origin) / self.prepared.samples["path"].iat[row]
+        return Path(self.prepared.origin) / str(self.prepared.samples["path"].iat[row])
 
 
 def open_unseen(
@@ -120,27 +120,43 @@ def open_unseen(
     prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=progress)
     if new:
         return _new(run, card, prepared)
-    from stage1_vqvae.training_state import check_belongs
-
-    check_belongs(prepared, run / "stage1", advice=CHANGED)
     wanted = split or "test"
-    rows = prepared.rows(wanted)
-    if not len(rows):
+    asked = _of_split(run, card, prepared, wanted)
+    if not len(asked.rows):
         there = {name: len(prepared.rows(name)) for name in SPLITS}
         choices = ", ".join(f"--split {name} ({count:,} images)" for name, count in there.items() if count)
         raise ToolkitError(
             f"{run} has no image in its {wanted} split: choose {choices}, or give new ones with --data DIR or as files"
         )
-    found = leakage(prepared.samples)
-    return Unseen(
-        run,
-        card,
-        prepared,
-        rows,
-        wanted,  # type: ignore[arg-type]
-        np.full(len(rows), wanted == "unlabelled"),
-        leakage_text(found) if found else "",
-    )
+    return asked
+
+
+def open_held_out(run: Path, *, workers: int | None = None, progress: Progress) -> Unseen:
+    """The run's own images that stage 1 did not learn from: test, else labelled, else those it kept for validation.
+
+    Raises:
+        ToolkitError: no run, or its images are gone or changed.
+    """
+    from stage1_vqvae.holdout import split_validation
+
+    card, where, _ = run_data(run, None, None)
+    prepared = open_data(card, where, workers=workers, progress=progress)
+    for split in ("test", "labelled"):
+        asked = _of_split(run, card, prepared, split)
+        if len(asked.rows):
+            return asked
+    asked = _of_split(run, card, prepared, "unlabelled")
+    _, kept = split_validation(prepared.samples, asked.rows, share=card.train.validation, seed=card.seed)
+    return replace(asked, rows=kept, seen=np.zeros(len(kept), dtype=bool))
+
+
+def _of_split(run: Path, card: Card, prepared: Prepared, split: str) -> Unseen:
+    from stage1_vqvae.training_state import check_belongs
+
+    check_belongs(prepared, run / "stage1", advice=CHANGED)
+    rows, found = prepared.rows(split), leakage(prepared.samples)
+    seen = np.full(len(rows), split == "unlabelled")
+    return Unseen(run, card, prepared, rows, split, seen, leakage_text(found) if found else "")
 
 
 def _of_files(

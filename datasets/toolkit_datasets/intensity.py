@@ -73,4 +73,4 @@ def foreground_of(slices: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Black is where the window begins (`slices.clip`, by default half a percent into the volume's foreground), so what
     FSL's rule calls air is black in every slice, and hardly anything else is.
     """
-    return slices.any(axis=-1)
+    return np.asarray((slices > 0).any(axis=-1))

@@ -184,8 +184,7 @@ def frame_of(wanted: Slices, header: Header, foreground: NDArray[np.bool_], size
     both directions come out of it, whatever the voxels' shape.
     """
     axes = IN_PLANE[wanted.axis]
-    lengths = [header.shape[axis] * header.spacing[axis] for axis in axes]
-    side = wanted.fov or (wanted.spacing * size if wanted.spacing else max(lengths))
+    side = side_mm(wanted, header, size)
     bounds = []
     for axis in axes:
         middle = header.shape[axis] / 2
@@ -197,6 +196,12 @@ def frame_of(wanted: Slices, header: Header, foreground: NDArray[np.bool_], size
     (low, high), (left, right) = bounds
     height = header.shape[axes[0]]
     return Frame(left=left, top=height - high, right=right, bottom=height - low)
+
+
+def side_mm(wanted: Slices, header: Header, size: int) -> float:
+    """How many mm the square is wide and high that becomes a picture of `size` px."""
+    lengths = [header.shape[axis] * header.spacing[axis] for axis in IN_PLANE[wanted.axis]]
+    return wanted.fov or (wanted.spacing * size if wanted.spacing else max(lengths))
 
 
 def _centres_within(low: float, high: float, count: int) -> range:
