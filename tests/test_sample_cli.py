@@ -18,7 +18,7 @@ from toolkit.pipeline import open_data
 from toolkit.runs import read_run
 from toolkit.sample_record import more_than_chance
 from toolkit.sample_sheet import Panel, Section, write_sheet
-from toolkit.sample_wording import copies_text, latents_text
+from toolkit.sample_wording import copies_text, latents_text, sample_text
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import SILENT
@@ -83,7 +83,11 @@ def test_only_samples_are_ever_replaced(drawn: tuple[Path, str], vae_run: Path, 
     toolkit("sample", vae_run, "--count", 2, "--out", out, "--overwrite", "--no-neighbours", "--seed", 3)
     left = {path.name for path in out.iterdir()}
     assert left == {"sample-001.png", "sample-002.png", "samples.csv", "summary.json", "grid.png", "mine.txt"}
-    assert "choose another --out" in toolkit("sample", vae_run, "--out", vae_run, "--overwrite", code=1).output
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "summary.json").write_text('{"kind": "reconstructions"}')
+    for place in (vae_run, others):
+        assert "choose another --out" in toolkit("sample", vae_run, "--out", place, "--overwrite", code=1).output
 
 
 def test_without_neighbours_the_images_are_not_needed(vae_run: Path, tmp_path: Path) -> None:
@@ -187,6 +191,13 @@ def summary_of(suspects: int, *, more: bool) -> dict[str, object]:
         "more_than_chance": more,
     }
     return {"images": 16, "neighbours": {"copies": copies, "unseen": {"split": "test", "n": 200}}}
+
+
+def test_leakage_is_said_before_anything_else() -> None:
+    summary = {"kind": "draws", "images": 3, "prior": "standard normal", "temperature": 1.0, "seed": 0}
+    told = sample_text({**summary, "leakage": {"groups": 2, "of": 3}}, Path("out"))
+    assert told.startswith("LEAKAGE: 2 of 3 groups")
+    assert not sample_text(summary, Path("out")).startswith("LEAKAGE")
 
 
 def test_copying_is_said_in_words() -> None:

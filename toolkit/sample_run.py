@@ -22,10 +22,11 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.images import write_image
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress
+from toolkit_datasets.splits import leakage
 
 from .pick import Picked, pick
 from .pipeline import CHANGED, open_data
-from .runs import read_run
+from .runs import read_results, read_run
 from .sample_record import about_neighbours, aggregate_table, neighbour_columns
 from .sample_sheet import draws_sheet, walk_sheet
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stage1_vqvae.checkpoint import Loaded
 
 TABLE, SUMMARY, LATENTS, GRID = "samples.csv", "summary.json", "latents.csv", "grid.png"
+KINDS = ("draws", "between")
 WAYS = {
     "vae": "spherical, of the means of their latents",
     "vqvae": "linear, of their latents, which are then quantised",
@@ -112,6 +114,8 @@ def sample_run(
         table = pd.concat([table, neighbour_columns(compared, prepared)], axis=1)
         learned_end = any(end.learned for end in made.ends)
         about = about | about_neighbours(table, compared, learned_end=learned_end)
+    if prepared is not None and (leaking := leakage(prepared.samples)):
+        about = about | {"leakage": leaking}
     summary = {"run": str(run), "model_hash": loaded.model_hash, "images": len(pictures), **about}
 
     _clear(out)
@@ -133,13 +137,12 @@ def check_place(out: Path, *, overwrite: bool) -> None:
     """Refuse to mix two samplings.
 
     Raises:
-        ToolkitError: `out` holds samples, and `overwrite` is off.
+        ToolkitError: `out` holds samples, and `overwrite` is off; or files of the same names that are none of ours.
     """
-    if (out / TABLE).is_file() and not (out / SUMMARY).is_file():
-        raise ToolkitError(
-            f"{out} holds a {TABLE} that is none of samples, such as that of a run: choose another --out"
-        )
-    if (out / TABLE).is_file() and not overwrite:
+    there = [name for name in (TABLE, SUMMARY, GRID, LATENTS) if (out / name).exists()]
+    if there and read_results(out / SUMMARY).get("kind") not in KINDS:
+        raise ToolkitError(f"{out} holds {there[0]} of something that is no sampling: choose another --out")
+    if there and not overwrite:
         raise ToolkitError(f"{out} already holds samples: give --overwrite to replace them, or another --out")
 
 
@@ -160,7 +163,7 @@ def _drawn(loaded: Loaded, wanted: Draws) -> Made:
     prior = prior_of(loaded.model)
     pictures = draw(loaded, prior, wanted.count, seed=wanted.seed, temperature=wanted.temperature)
     table = pd.DataFrame({"file": [f"sample-{number:03d}.png" for number in range(1, len(pictures) + 1)]})
-    return Made(pictures, table, {"kind": "draws", "prior": prior.title, **asdict(wanted)})
+    return Made(pictures, table, {"kind": KINDS[0], "prior": prior.title, **asdict(wanted)})
 
 
 def _walked(loaded: Loaded, ends: Sequence[Picked], steps: int) -> Made:
@@ -170,7 +173,7 @@ def _walked(loaded: Loaded, ends: Sequence[Picked], steps: int) -> Made:
     table = pd.DataFrame({"file": [f"step-{number:02d}.png" for number in range(1, len(pictures) + 1)]})
     table["share"] = np.linspace(0, 1, len(pictures)).round(6)  # of the way
     named = [{"name": end.name, "split": end.split} for end in ends]
-    return Made(pictures, table, {"kind": "between", "way": WAYS[loaded.model.kind], "ends": named}, ends)
+    return Made(pictures, table, {"kind": KINDS[1], "way": WAYS[loaded.model.kind], "ends": named}, ends)
 
 
 def _clear(out: Path) -> None:

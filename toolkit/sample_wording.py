@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .leakage import leakage_text
 from .sample_record import MEASURES, TAIL
 from .wording import amount
 
 
 def sample_text(summary: Mapping[str, Any], out: Path) -> str:
     """The summary for the terminal."""
-    lines = [f"samples   {_made(summary)}"]
+    lines = [leakage_text(summary["leakage"])] if summary.get("leakage") else []
+    lines.append(f"samples   {_made(summary)}")
     if "neighbours" in summary:
         lines += _nearest(summary["neighbours"])
         lines += [copies_text(summary), *_off(summary)]
