@@ -16,7 +16,7 @@ from toolkit_datasets.progress import Progress, Silent
 
 from .autoencoder import Autoencoder
 from .batches import load, padded
-from .reconstruct import CodeCounts, Scored, reconstruct, score, summary
+from .reconstruct import CodeCounts, Scored, reconstruct, score, summary, to_uint8
 from .references import references
 
 EXAMPLES = 8  # pairs in examples.npz: two rows of a page
@@ -92,7 +92,7 @@ def examples(prepared: Prepared, model: Autoencoder, rows: np.ndarray, scored: S
     decoded, _ = reconstruct(model, load(prepared.images, chosen, model.mean.device))
     return {
         "originals": np.ascontiguousarray(prepared.images[chosen]),
-        "reconstructions": (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy(),
+        "reconstructions": to_uint8(decoded),
         "id": prepared.samples["id"].iloc[chosen].to_numpy(dtype=str),
         "split": prepared.samples["split"].iloc[chosen].to_numpy(dtype=str),
         "psnr": scored.psnr[places],

@@ -15,7 +15,7 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.progress import Bar, Progress, Silent
 
 from . import scores
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, Levels
 from .batches import padded
 from .checkpoint import load_model
 from .quantizer import Quantized
@@ -146,10 +146,28 @@ def decode(
             with torch.inference_mode():
                 if codes.info.content == "latents":
                     vectors = model.vectors(vectors)
-                decoded = model.decode(vectors)[: len(part)]
-                images = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-            yield part, images.contiguous().cpu().numpy()
+                images = to_uint8(model.decode(vectors)[: len(part)])
+            yield part, images
             bar.update(len(part))
+
+
+def to_uint8(decoded: Tensor) -> np.ndarray:
+    """Images (B, C, H, W) in [0, 1] as (B, H, W, C) uint8."""
+    return (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def decoded_pictures(model: Autoencoder, vectors: Levels, *, batch_size: int) -> np.ndarray:
+    """What the decoder makes of each level's `vectors` (n, D, h, w): (n, H, W, C) uint8.
+
+    Batches have one size, so that a picture does not depend on how many there are.
+    """
+    found = []
+    for start in range(0, len(next(iter(vectors.values()))), batch_size):
+        parts = {name: values[start : start + batch_size] for name, values in vectors.items()}
+        with torch.inference_mode():
+            whole = {name: filled(part, batch_size).to(model.mean.device) for name, part in parts.items()}
+            found.append(to_uint8(model.decode(whole)[: len(next(iter(parts.values())))]))
+    return np.concatenate(found)
 
 
 def filled(batch: Tensor, size: int) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import phantoms
 import pytest
+import small_runs
 from commands import toolkit
 from PIL import Image
 
@@ -77,3 +78,15 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sets += ["vqvae.stride=4", "vqvae.width=8", "vqvae.codebook_size=16", "encode.batch_size=32"]
     toolkit("train", "digits", "--out", out, sets=[*sets, "train.objective=reconstruct"])
     return out
+
+
+@pytest.fixture(scope="session")
+def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `toolkit run digits --objective vae`."""
+    return small_runs.finished(tmp_path_factory.mktemp("runs") / "vae", "vae")
+
+
+@pytest.fixture(scope="session")
+def agree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `toolkit run digits --objective agree`."""
+    return small_runs.finished(tmp_path_factory.mktemp("runs") / "agree", "agree")

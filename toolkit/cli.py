@@ -553,6 +553,77 @@ def anomaly(
 
 
 @main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="DIR", help="Folder of the images. [default: RUN/samples or RUN/between]")
+@click.option("--count", type=click.IntRange(1, 1000), metavar="N", help="How many to draw. [default: 18]")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="T",
+    help="Standard deviation of the draws; below 1 they are more alike. [default: 1]",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws. [default: 0]")
+@click.option("--between", nargs=2, metavar="A B", help="Walk from one image to the other: ids, subjects or files.")
+@click.option(
+    "--steps", type=click.IntRange(2, 99), metavar="N", help="Images of that walk, ends included. [default: 8]"
+)
+@click.option("--no-neighbours", is_flag=True, help="Do not look for the nearest training images.")
+@options.workers_option
+@options.device_option
+@options.overwrite_option
+@options.common
+def sample(
+    console: Console,
+    run: Path,
+    out: Path | None,
+    count: int | None,
+    temperature: float | None,
+    seed: int | None,
+    between: tuple[str, str] | None,
+    steps: int | None,
+    no_neighbours: bool,
+    workers: int | None,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """New images: drawn from a VAE's prior, or on the way between two images.
+
+    Beside each image stand the training images nearest to it, so that a copy would be seen, and it is said whether any
+    is nearer to one than real unseen images are. A volume's id or subject means its middle slice, ID#20 another one.
+
+    \b
+    Example:  toolkit sample runs/vae --count 24 --temperature 0.8
+              toolkit sample runs/vae --between sub-02 sub-15 --steps 10
+              toolkit sample runs/cats --between cat.1 my-dog.jpg --out walk/
+    """
+    from .sample_run import Between, Draws, sample_run
+    from .sample_wording import sample_text
+
+    if between and (count or temperature or seed is not None):
+        raise click.UsageError("--count, --temperature and --seed are for draws: leave them out with --between")
+    if steps and not between:
+        raise click.UsageError("--steps is for a walk: give its ends with --between A B")
+    wanted: Draws | Between
+    if between:
+        wanted = Between(between, steps or Between.steps)
+    else:
+        wanted = Draws(count or Draws.count, temperature or Draws.temperature, seed or Draws.seed)
+    out = out or run / ("between" if between else "samples")
+    summary = sample_run(
+        run,
+        out,
+        wanted,
+        neighbours=not no_neighbours,
+        device=device,
+        workers=workers,
+        overwrite=overwrite,
+        progress=console.progress,
+    )
+    console.show(sample_text(summary, out))
+    console.data(summary)
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @options.common
 def info(console: Console, path: Path) -> None:

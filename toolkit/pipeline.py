@@ -311,10 +311,9 @@ def find_model(codes: Codes, run: Path | None) -> Path:
 
 def decode_codes(codes: Codes, model: Path, out: Path, *, limit: int | None, device: str, progress: Progress) -> int:
     """Turn codes back into images, one PNG each under `out`; returns how many."""
-    from PIL import Image
-
     from stage1_vqvae.reconstruct import decode
     from toolkit_datasets.atomic import output_folder
+    from toolkit_datasets.images import write_image
 
     output_folder(out)
     rows = np.arange(len(codes) if limit is None else min(limit, len(codes)))
@@ -324,7 +323,7 @@ def decode_codes(codes: Codes, model: Path, out: Path, *, limit: int | None, dev
             for row, image in zip(chosen, images, strict=True):
                 path = out / Path(files.iat[row]).with_suffix(".png")
                 path.parent.mkdir(exist_ok=True)
-                Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
+                write_image(path, image)
             bar.update(len(chosen))
     return len(rows)
 

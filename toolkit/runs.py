@@ -6,6 +6,7 @@ samples.csv    the sample table
 stage1/        the model, its history and figures
 codes/         the code store (codes.h5 for HDF5)
 probe/         draws, predictions, the saved classifier
+samples/       new images, where `toolkit sample` was told no other place; between/ those between two images
 results.json   every number of the run
 report.html    the page to look at
 reconstructions/  what `toolkit reconstruct` wrote, a folder for each split
@@ -34,6 +35,8 @@ OWN = (
     "results.json",
     "report.html",
     "reconstructions",
+    "samples",
+    "between",
 )
 DESCRIBED = ("card.toml", "run.json", "samples.csv")  # what can be made again at any time
 

@@ -21,12 +21,12 @@ import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from .atomic import output_folder, replacing, write_json, write_text
 from .card import card_text
 from .codes import file_names, safe_name
 from .errors import ToolkitError
+from .images import write_image
 from .prepare import Prepared
 from .progress import SILENT, Progress
 
@@ -117,9 +117,7 @@ def _write_png(
     def save(pair: tuple[int, Path]) -> None:
         row, target = pair
         if not target.exists():  # each one was put there whole
-            pixels = prepared.images[row]
-            with replacing(target) as temporary:
-                Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
+            write_image(target, prepared.images[row])
 
     pairs = list(zip(rows.tolist(), targets, strict=True))
     with ThreadPoolExecutor() as pool, progress.bar("write", len(pairs), "images") as bar:

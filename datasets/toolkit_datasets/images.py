@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from . import card_data as cards
+from .atomic import replacing
 
 # Names that may be images. Others (Thumbs.db, notes.txt) are counted and left alone.
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"}
@@ -160,3 +161,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write pixels (H, W, C) as the PNG file `path`, in one step."""
+    with replacing(path) as temporary:
+        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
