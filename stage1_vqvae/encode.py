@@ -9,7 +9,19 @@ import numpy as np
 import torch
 
 from toolkit_datasets.card import Card
-from toolkit_datasets.codes import Codes, CodeWriter, StoreInfo, manifest_of, open_codes, versions
+from toolkit_datasets.codes import (
+    Codes,
+    CodeWriter,
+    Shard,
+    StoreInfo,
+    fingerprint,
+    is_finished,
+    join,
+    manifest_of,
+    of_same_store,
+    open_codes,
+    versions,
+)
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent
@@ -32,6 +44,7 @@ def encode(
     content: Literal["vectors", "indices", "latents"],
     device: str = "auto",
     overwrite: bool = False,
+    shard: Shard | None = None,
     progress: Progress | None = None,
 ) -> Codes:
     """Write the codes of `prepared.images[rows]` to the store `out`, and open it.
@@ -49,7 +62,11 @@ def encode(
         content: `vectors` (quantised), `indices`, or `latents` (before quantisation).
         device: where the encoder runs.
         overwrite: replace a store of other codes.
+        shard: write this part of the store only; the process that finishes the last one joins them.
         progress: counts images.
+
+    Returns:
+        The store; or the shard, where others are still to come.
 
     Raises:
         ToolkitError: no such model, a content that it cannot give, images of another shape, or a store of other codes
@@ -80,8 +97,22 @@ def encode(
         versions=versions(),
     )
     manifest = manifest_of(prepared.samples, rows)
+    place, part_of = out, None
+    if shard:
+        whole = fingerprint(format, info, manifest)
+        if is_finished(out, whole, overwrite=overwrite):
+            return open_codes(out)
+        mine = shard.rows(len(rows), size)
+        rows, manifest = rows[mine], manifest.iloc[mine].reset_index(drop=True)
+        place, part_of = shard.path(out, format), {"number": shard.number, "of": shard.of, "whole": whole}
     writer = CodeWriter(
-        out, format=format, info=info, manifest=manifest, codebooks=model.codebooks, overwrite=overwrite
+        place,
+        format=format,
+        info=info,
+        manifest=manifest,
+        codebooks=model.codebooks,
+        overwrite=overwrite,
+        part=part_of,
     )
     with writer, show.bar("encode", len(rows), "images") as bar:
         bar.update(writer.rows_done)
@@ -99,7 +130,12 @@ def encode(
             writer.write({name: np.ascontiguousarray(array, dtypes[name]) for name, array in arrays.items()})
             bar.update(len(part) - skip)
             skip = 0
-    return open_codes(out)
+    if shard:
+        if len(of_same_store(out, shard.of, whole)) == shard.of:
+            return join(out, of=shard.of, overwrite=overwrite)
+        if not place.exists():  # another process has joined a folder meanwhile
+            place = out
+    return open_codes(place)
 
 
 def latent_bits(model: Autoencoder) -> float:

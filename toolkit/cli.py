@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.processes import this_process
 
 from . import options
 from .options import Console, Input
@@ -242,6 +243,8 @@ def train(
 @click.option("--content", type=click.Choice(["vectors", "indices", "latents"]), help="What to write. [card: vectors]")
 @options.path_option("--data", metavar="NEW", help="Encode these images instead, which the run never saw.")
 @options.labels_option
+@click.option("--shard", "part", metavar="K/N", help="Encode the K-th of N parts only; the last to finish joins them.")
+@click.option("--join", "join_only", is_flag=True, help="Encode nothing; join the finished shards, say copied here.")
 @options.workers_option
 @options.fail_fast_option
 @options.device_option
@@ -255,6 +258,8 @@ def encode(
     content: Literal["vectors", "indices", "latents"] | None,
     data: Path | None,
     labels: Path | None,
+    part: str | None,
+    join_only: bool,
     workers: int | None,
     fail_fast: bool,
     device: str,
@@ -263,21 +268,34 @@ def encode(
     """Freeze: write the codes of the images to files.
 
     Each image gets a .npy file of its own, or all go to one HDF5 file. An interrupted encoding goes on where it
-    stopped when the same command is given again.
+    stopped when the same command is given again. Many processes or machines write a shard each: under torchrun by
+    themselves, elsewhere with --shard.
 
     \b
     Example:  toolkit encode runs/cats
               toolkit encode runs/cats --out cats.h5 --format h5
               toolkit encode runs/cats --data holiday-pictures/ --out holiday/
+              toolkit encode runs/cats --out cats.h5 --shard 2/8
+              torchrun --nproc-per-node 4 -m toolkit.cli encode runs/cats --out cats.h5
     """
+    from toolkit_datasets.codes import Shard, join
+
     from .pipeline import encode_run, open_data, run_data
+    from .summaries import codes_text, shard_text
 
     card, where, new = run_data(run, data, labels)
     if new and out is None:
         raise click.UsageError("--data needs --out: the run's own codes belong in the run folder, new ones do not")
-    prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=console.progress)
     form: Literal["npy", "h5"] = format_ or ("h5" if out and out.suffix in (".h5", ".hdf5") else card.encode.format)
     out = out or run / ("codes.h5" if form == "h5" else "codes")
+    command = f"toolkit {'predict PROBE' if new else 'probe'} {out}"
+    if join_only:
+        codes = join(out, overwrite=overwrite)
+        console.show(codes_text(codes, then=command))
+        console.data({"codes": str(out), "samples": len(codes), "levels": codes.info.to_json()["levels"]})
+        return
+    shard = Shard.parse(part) if part else Shard.of_process()
+    prepared = open_data(card, where, split=not new, fail_fast=fail_fast, workers=workers, progress=console.progress)
     codes = encode_run(
         run,
         out,
@@ -286,15 +304,12 @@ def encode(
         content=content or card.encode.content,
         device=device,
         overwrite=overwrite,
+        shard=shard,
         progress=console.progress,
     )
-    first = codes.manifest["file"].iat[0]
-    console.show(
-        f"codes:  {len(codes):,} samples, {codes.info.content}, {codes.info.bits_per_pixel:.4g} bits per pixel"
-        + (f", such as {out / first}" if form == "npy" else f" in {out}")
-        + f"\nnext:   toolkit {'predict PROBE' if new else 'probe'} {out}"
-    )
-    console.data({"codes": str(out), "samples": len(codes), "levels": codes.info.to_json()["levels"]})
+    if codes.path == out or part:  # of processes started together the one that joins them speaks
+        console.show(shard_text(codes, shard, out) if shard and codes.path != out else codes_text(codes, then=command))
+        console.data({"codes": str(codes.path), "samples": len(codes), "levels": codes.info.to_json()["levels"]})
     _finish(len(prepared.skipped_files))
 
 
@@ -641,8 +656,8 @@ def info(console: Console, path: Path) -> None:
 
 
 def _finish(skipped: int) -> None:
-    """Exit code 3 where files were skipped."""
-    if skipped:
+    """Exit code 3 where files were skipped; not among several processes, where torchrun would stop the others."""
+    if skipped and this_process().count == 1:
         click.get_current_context().exit(options.SKIPPED)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from toolkit_datasets.errors import ToolkitError
+from toolkit_datasets.processes import this_process
 from toolkit_datasets.progress import Progress, Silent, Terminal
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ SKIPPED = 3  # exit code: finished, some files were skipped
 INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+TOGETHER = ("encode",)  # commands that several processes may run together
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +52,17 @@ class Commands(click.Group):
             if ctx.params.get("debug"):
                 raise
             raise click.ClickException(explained(error, again=self._again(ctx))) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; among several processes only one that is made for it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in TOGETHER and this_process().count > 1:
+            raise ToolkitError(
+                f"toolkit {name} works in one process: start it without torchrun, which is for {' and '.join(TOGETHER)}"
+            )
+        return name, command, rest
 
     def _again(self, ctx: click.Context) -> str:
         """How to go on after a stop, for the command that was running."""
@@ -77,7 +91,8 @@ class Console:
 
     def __init__(self, *, verbosity: int, as_json: bool) -> None:
         self.as_json = as_json
-        self.progress: Progress = Silent() if verbosity < 0 else Terminal(bars=True if verbosity > 0 else None)
+        silent = verbosity < 0 or this_process().rank > 0  # one of several processes shows how far they are
+        self.progress: Progress = Silent() if silent else Terminal(bars=True if verbosity > 0 else None)
         self.quiet = verbosity < 0
 
     def show(self, text: str) -> None:

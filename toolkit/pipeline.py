@@ -14,7 +14,7 @@ import numpy as np
 
 from toolkit_datasets.atomic import write_json, write_text
 from toolkit_datasets.card import Card, card_from, card_text, load_card
-from toolkit_datasets.codes import Codes, open_codes, versions
+from toolkit_datasets.codes import Codes, Shard, open_codes, versions
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
 from toolkit_datasets.progress import Progress
@@ -100,9 +100,10 @@ def encode_run(
     content: Literal["vectors", "indices", "latents"],
     device: str,
     overwrite: bool,
+    shard: Shard | None = None,
     progress: Progress,
 ) -> Codes:
-    """Freeze: write the codes of the run's images (or of new ones) to `out`."""
+    """Freeze: write the codes of the run's images (or of new ones) to `out`, or one shard of them beside it."""
     from stage1_vqvae.encode import encode
     from stage1_vqvae.training_state import check_belongs
 
@@ -118,6 +119,7 @@ def encode_run(
         content=content,
         device=device,
         overwrite=overwrite,
+        shard=shard,
         progress=progress,
     )
 

@@ -69,7 +69,7 @@ def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 def clear(out: Path) -> None:
     """Delete what an earlier run wrote into its folder; nothing else is ever deleted."""
-    for name in [*OWN, "codes.partial", "codes.h5.partial"]:
+    for name in [*OWN, *(f"{store}.{rest}" for store in ("codes", "codes.h5") for rest in ("partial", "shards"))]:
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit_datasets.codes import Codes, open_codes
+from toolkit_datasets.codes import Codes, Shard, open_codes
 from toolkit_datasets.errors import ToolkitError
 
 from .leakage import leakage_text
@@ -137,6 +137,24 @@ def results_text(results: Mapping[str, Any]) -> str:
     probe = probe_text(results) if "probe" in results else f"stage 2   not done: {results['probe_skipped']}"
     leaks = f"{leakage_text(results['leakage'])}\n" if results.get("leakage") and "probe" not in results else ""
     return f"{leaks}{stage1_text(results['stage1'])}\n{probe}"
+
+
+def codes_text(codes: Codes, *, then: str) -> str:
+    """What was written, and the command that comes next."""
+    folder = codes.path.is_dir()
+    return (
+        f"codes:  {len(codes):,} samples, {codes.info.content}, {codes.info.bits_per_pixel:.4g} bits per pixel"
+        + (f", such as {codes.path / codes.manifest['file'].iat[0]}" if folder else f" in {codes.path}")
+        + f"\nnext:   {then}"
+    )
+
+
+def shard_text(codes: Codes, shard: Shard, store: Path) -> str:
+    """What was written of a store that still lacks shards."""
+    return (
+        f"shard:  {shard}, {len(codes):,} samples, in {codes.path}\n"
+        f"next:   the other shards; the last one to finish joins all {shard.of} to {store}"
+    )
 
 
 def info_of(path: Path) -> dict[str, Any]:

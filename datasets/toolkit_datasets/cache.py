@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from . import card_data as cards
 from .atomic import output_folder
 from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
+from .locks import locked
 from .progress import Progress
 
 DECODER = 3  # raise when decoding changes, so that older arrays are not reused
@@ -101,7 +101,7 @@ def decoded(
     files = _files(names, slices)
     key = _key(files, stamps([file.name for file in files]), recipe, origin)
     array, table = folder / f"{key}.npy", folder / f"{key}.csv"
-    with _locked(folder / f"{key}.lock"):
+    with locked(folder / f"{key}.lock"):
         if not (array.is_file() and table.is_file()):
             _decode_all(files, decode, geometry, array, table, fail_fast=fail_fast, workers=workers, progress=progress)
     details = pd.read_csv(table, dtype=str, keep_default_na=False)
@@ -227,20 +227,3 @@ def _key(files: Sequence[_File], stamps: Sequence[str], recipe: Mapping[str, Any
     listed = [(file.name, stamp, *file.slices) for file, stamp in zip(files, stamps, strict=True)]
     text = json.dumps([DECODER, origin, dict(recipe), listed])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time decode the same images; where the system has no file locks, let all."""
-    with path.open("w") as file:
-        _lock(file)
-        yield
-
-
-def _lock(file: IO[Any]) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except (ImportError, OSError):  # Windows, or a network drive without locks
-        return

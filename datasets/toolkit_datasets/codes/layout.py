@@ -31,7 +31,9 @@ PACKAGES = (
     "Pillow",
     "scikit-image",
 )
-JOURNAL_KEYS = ("fingerprint", "rows_done")  # whether an unfinished store may be carried on, and where
+JOURNAL_KEYS = ("fingerprint", "rows_done", "shard", "shards")
+"""What stands beside the metadata: whether an unfinished store may be carried on, and where; which part of which store
+a shard is; and of a joined store its shards."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class StoreInfo:
     bits_per_pixel: float
     stage1: dict[str, Any] = field(default_factory=dict)  # figures and settings of the training and the encoding
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hdf5_content(self) -> str:
+        """What an HDF5 file holds: latents, else indices, from which vectors are computed."""
+        return "latents" if self.content == "latents" else "indices"
 
     def level(self, name: str) -> Level:
         """The level called `name`."""

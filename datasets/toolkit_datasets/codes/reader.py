@@ -1,7 +1,8 @@
 """Reading a code store: the same interface for a folder of `.npy` files and for an HDF5 file.
 
 Nothing is trusted: no pickle is loaded, paths may not leave the store, shapes and types must be as announced, and
-HDF5 links or virtual sources that point outside the store's folder are refused.
+HDF5 links or virtual sources that point outside the store's folder are refused. The shards that a joined file reads
+must be there, unchanged, and hold their own data.
 """
 
 from __future__ import annotations
@@ -37,10 +38,20 @@ def open_codes(path: Path) -> Codes:
     partial = path.with_name(f"{path.name}.partial")
     if partial.exists():
         raise ToolkitError(f"the code store {path} is unfinished: run the same `toolkit encode` again and it goes on")
+    if shards_folder(path).is_dir():
+        raise ToolkitError(
+            f"the code store {path} is not joined yet: the last of the `toolkit encode --shard` commands does it once "
+            f"all are finished, or `toolkit encode RUN --out {path} --join`, which says what is missing"
+        )
     for inner in (path / "codes", path / "codes.h5"):
         if inner.exists():
             raise ToolkitError(f"{path} is a run folder; its codes are in {inner}: give that path")
     raise ToolkitError(f"no code store at {path}: write one with `toolkit encode RUN --out {path}`")
+
+
+def shards_folder(store: Path) -> Path:
+    """Where the shards of `store` lie (see shards.py)."""
+    return store.with_name(f"{store.name}.shards")
 
 
 class Codes(ABC):
@@ -191,7 +202,7 @@ class HDF5Codes(Codes):
     @property
     def stored_content(self) -> str:
         """Latents, else indices: vectors are computed from them."""
-        return "latents" if self.info.content == "latents" else "indices"
+        return self.info.hdf5_content
 
     def codebook(self, level: str) -> NDArray[np.float32]:
         """The level's codebook, (R, K, D) float32."""
@@ -229,24 +240,46 @@ class HDF5Codes(Codes):
 
     def _refuse_outside(self, file: h5py.File) -> None:
         folder = self.path.resolve().parent
+        shards: set[str] = set()
+        for item in self._datasets(file):
+            shards |= {source.file_name for source in item.virtual_sources()} if item.is_virtual else set()
+            for source in [source[0] for source in item.external or []] + sorted(shards):
+                name = source.decode() if isinstance(source, bytes) else source
+                if name != "." and folder not in (folder / name).resolve().parents:
+                    raise ToolkitError(f"{self.path}: {item.name} reads {name}, outside the store's folder")
+        recorded = json.loads(file.attrs.get("shards", "{}"))
+        for name in sorted(shards - {"."}):
+            self._check_shard(folder / name, recorded.get(name))
 
-        def check(group: h5py.Group) -> None:
+    def _datasets(self, file: h5py.File) -> list[h5py.Dataset]:
+        """All datasets of a file, which may hold no links."""
+        found: list[h5py.Dataset] = []
+
+        def visit(group: h5py.Group) -> None:
             for name in group:
-                link = group.get(name, getlink=True)
-                if not isinstance(link, h5py.HardLink):
-                    raise ToolkitError(f"{self.path}: {group.name}/{name} is a link; a code store may not hold any")
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise ToolkitError(f"{file.filename}: {group.name}/{name} is a link; a code store may not hold any")
                 item = group[name]
-                if isinstance(item, h5py.Group):
-                    check(item)
-                    continue
-                sources = [source.file_name for source in item.virtual_sources()] if item.is_virtual else []
-                sources += [source[0] for source in item.external or []]
-                for source in sources:
-                    name_of = source.decode() if isinstance(source, bytes) else source
-                    if name_of != "." and folder not in (folder / name_of).resolve().parents:
-                        raise ToolkitError(f"{self.path}: {item.name} reads {name_of}, outside the store's folder")
+                visit(item) if isinstance(item, h5py.Group) else found.append(item)
 
-        check(file)
+        visit(file)
+        return found
+
+    def _check_shard(self, path: Path, wanted: str | None) -> None:
+        """HDF5 reads zeros where a source is missing, and whatever is there where it was replaced."""
+        again = f"encode it again with `toolkit encode RUN --out {self.path} --shard …`"
+        if not path.is_file():
+            raise ToolkitError(f"{self.path} reads {path}, which is missing: copy it there, or {again}")
+        try:
+            with h5py.File(path, "r") as file:
+                for item in self._datasets(file):
+                    if item.is_virtual or item.external:
+                        raise ToolkitError(f"{path}: {item.name} reads other files; a shard must hold its own data")
+                found = json.loads(file.attrs.get("fingerprint", "null"))
+        except (OSError, ValueError) as error:
+            raise ToolkitError(f"{path} is no readable shard ({error}): {again}") from None
+        if found is None or found != wanted:
+            raise ToolkitError(f"{path} holds other codes than when {self.path} was joined: {again}, and join again")
 
 
 def _load(path: Path) -> NDArray[Any]:

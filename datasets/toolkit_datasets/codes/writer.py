@@ -13,6 +13,7 @@ import os
 import queue
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,12 +23,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..atomic import output_folder, write_json
+from ..atomic import output_folder, replacing, write_json
 from ..errors import ToolkitError
-from .layout import StoreInfo, level_folder, lookup
+from .layout import JOURNAL_KEYS, StoreInfo, level_folder, lookup
 from .names import MANIFEST_COLUMNS
 
 Arrays = dict[str, NDArray[Any]]
+JOURNAL = "journal.json"  # of a folder; an HDF5 file has attributes
 QUEUED = 8  # batches that may wait for the disk: enough to overlap, little enough to keep memory flat
 HDF5_OVERHEAD = 64 * 1024  # room for chunk indices and attributes of one batch
 CHUNK_BYTES = 128 * 1024  # of an HDF5 dataset: between 64 and 256 KiB reads well both in whole and in part
@@ -43,6 +45,7 @@ class CodeWriter:
         manifest: from `manifest_of`, one row for each sample.
         codebooks: level name -> (R, K, D) float32; empty for latents without a codebook.
         overwrite: replace a finished store. Otherwise one of the same codes is left as it is.
+        part: of a shard, which part of which store it is; kept in the journal (see shards.py).
 
     Raises:
         ToolkitError: a store of other codes is there and `overwrite` is off, or the place cannot be written to.
@@ -57,29 +60,22 @@ class CodeWriter:
         manifest: pd.DataFrame,
         codebooks: Arrays,
         overwrite: bool = False,
+        part: Mapping[str, Any] | None = None,
     ) -> None:
         self.path, self.info, self.rows = path, info, len(manifest)
         self._partial = path.with_name(f"{path.name}.partial")
-        self._fingerprint = _fingerprint(format, info, manifest)
-        self.finished = not overwrite and _fingerprint_of(path) == self._fingerprint
+        own = fingerprint(format, info, manifest)
+        self.finished = is_finished(path, own, overwrite=overwrite)
         if self.finished:
             self.rows_done = self.rows
             return
-        if not _replaceable(path):
-            raise ToolkitError(
-                f"{path} exists and is no code store, so it is not replaced: choose another --out, such as "
-                f"{path.with_name(path.name + '-codes')}"
-            )
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())) and not overwrite:
-            raise ToolkitError(
-                f"{path} exists and holds other codes (another model, other images or another content): "
-                "choose another --out, or give --overwrite to replace it"
-            )
         output_folder(path.parent)
-        if _fingerprint_of(self._partial) != self._fingerprint:
-            _remove(self._partial)
+        if journal_of(self._partial).get("fingerprint") != own:
+            remove(self._partial)
         sink: type[_NpyFiles | _HDF5File] = _HDF5File if format == "h5" else _NpyFiles
-        self._sink = sink(self._partial, info, manifest, codebooks, self._fingerprint)
+        self._sink = sink(
+            self._partial, info, manifest, codebooks, {"fingerprint": own, **({"shard": dict(part)} if part else {})}
+        )
         self.rows_done = self._sink.rows_done
         self._next = self.rows_done
         self._error: BaseException | None = None
@@ -114,7 +110,7 @@ class CodeWriter:
             raise self._error
         if kind is None:
             assert self._next == self.rows, f"{self._next} of {self.rows} rows were written"
-            _remove(self.path)
+            remove(self.path)
             self._partial.replace(self.path)
             self.rows_done, self.finished = self.rows, True
 
@@ -129,14 +125,12 @@ class CodeWriter:
 
 class _NpyFiles:
     def __init__(
-        self, folder: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, fingerprint: str
+        self, folder: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: dict[str, Any]
     ) -> None:
-        self._folder, self._info, self._codebooks, self._fingerprint = folder, info, codebooks, fingerprint
+        self._folder, self._info, self._codebooks, self._journal = folder, info, codebooks, journal
         self._files = manifest["file"].tolist()
-        self._journal = folder / "journal.json"
-        self.rows_done = 0
-        if self._journal.exists():
-            self.rows_done = int(json.loads(self._journal.read_text())["rows_done"])
+        self.rows_done = int(journal_of(folder).get("rows_done", 0))
+        if (folder / JOURNAL).exists():
             return
         for level in info.levels:
             own = level_folder(folder, info, level.name)
@@ -146,9 +140,7 @@ class _NpyFiles:
                 codebook = codebooks[level.name]
                 codebook = codebook[0] if level.depth == 1 else codebook
                 (own / "codebook.npy").write_bytes(_npy_header(codebook) + codebook.tobytes())
-        manifest.to_csv(folder / "manifest.csv", index=False)
-        write_json(folder / "meta.json", info.to_json())
-        write_json(self._journal, {"fingerprint": fingerprint, "rows_done": 0})
+        describe_folder(folder, info, manifest, journal | {"rows_done": 0})
 
     def append(self, arrays: Arrays) -> None:
         count = 0
@@ -166,7 +158,7 @@ class _NpyFiles:
                 with open(folder / name, "wb", buffering=0) as file:  # noqa: PTH123 - the fastest of the ways to write
                     file.write(header + row.tobytes())
         self.rows_done += count
-        write_json(self._journal, {"fingerprint": self._fingerprint, "rows_done": self.rows_done})
+        write_json(self._folder / JOURNAL, self._journal | {"rows_done": self.rows_done})
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -174,10 +166,10 @@ class _NpyFiles:
 
 class _HDF5File:
     def __init__(
-        self, path: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, fingerprint: str
+        self, path: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: dict[str, Any]
     ) -> None:
         self._info, self._path = info, path
-        self._stored = "latents" if info.content == "latents" else "indices"
+        self._stored = info.hdf5_content
         if path.exists():
             self._file = h5py.File(path, "r+")
             self.rows_done = int(json.loads(self._file.attrs["rows_done"]))
@@ -186,10 +178,7 @@ class _HDF5File:
         reserve(path, len(manifest.to_csv()) + sum(book.nbytes for book in codebooks.values()))
         self._file = h5py.File(path, "w")
         self.rows_done = 0
-        for key, value in {**info.to_json(), "fingerprint": fingerprint, "rows_done": 0}.items():
-            self._file.attrs[key] = json.dumps(value, allow_nan=False)
-        for name in MANIFEST_COLUMNS:
-            self._file.create_dataset(name, data=manifest[name].to_numpy(object), dtype=h5py.string_dtype())
+        describe_file(self._file, info, manifest, codebooks, journal | {"rows_done": 0})
         for level in info.levels:
             shape, dtype = level.shape(self._stored), level.dtype(self._stored)
             row = int(np.prod(shape)) * dtype.itemsize
@@ -203,8 +192,6 @@ class _HDF5File:
                 compression="gzip",
                 compression_opts=1,
             )
-            if level.name in codebooks:
-                self._file.create_dataset(f"levels/{level.name}/codebook", data=codebooks[level.name])
         self._file.flush()
 
     def append(self, arrays: Arrays) -> None:
@@ -234,28 +221,69 @@ def reserve(path: Path, data: int) -> None:
             os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), data + HDF5_OVERHEAD)
 
 
-def _fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
+def describe_folder(folder: Path, info: StoreInfo, manifest: pd.DataFrame, journal: Mapping[str, Any]) -> None:
+    """Write what stands beside the `.npy` files, the journal last."""
+    with replacing(folder / "manifest.csv") as temporary:
+        manifest.to_csv(temporary, index=False)
+    write_json(folder / "meta.json", info.to_json())
+    write_json(folder / JOURNAL, journal)
+
+
+def describe_file(
+    file: h5py.File, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: Mapping[str, Any]
+) -> None:
+    """Write all of an HDF5 store but the codes themselves."""
+    for key, value in {**info.to_json(), **journal}.items():
+        file.attrs[key] = json.dumps(value, allow_nan=False)
+    for name in MANIFEST_COLUMNS:
+        file.create_dataset(name, data=manifest[name].to_numpy(object), dtype=h5py.string_dtype())
+    for name, codebook in codebooks.items():
+        file.create_dataset(f"levels/{name}/codebook", data=codebook)
+
+
+def fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
     """One hash over everything that decides what is written."""
     levels = [vars(level) for level in info.levels]
     text = json.dumps([format, info.content, info.model_hash, levels]) + manifest.to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fingerprint_of(path: Path) -> str | None:
-    """The fingerprint of a store on disk, finished or not; None where there is none that can be read."""
+def journal_of(path: Path) -> dict[str, Any]:
+    """The journal of a store on disk, finished or not; empty where there is none that can be read."""
     try:
         if path.is_dir():
-            return str(json.loads((path / "journal.json").read_text())["fingerprint"])
+            return dict(json.loads((path / JOURNAL).read_text()))
         with h5py.File(path, "r") as file:
-            return str(json.loads(file.attrs["fingerprint"]))
+            return {key: json.loads(file.attrs[key]) for key in JOURNAL_KEYS if key in file.attrs}
     except (OSError, ValueError, KeyError):
-        return None
+        return {}
+
+
+def is_finished(path: Path, own: str, *, overwrite: bool) -> bool:
+    """Whether the store with the fingerprint `own` stands at `path`; if not, it may be written there.
+
+    Raises:
+        ToolkitError: something else is there, and `overwrite` is off or would not be right.
+    """
+    if not overwrite and journal_of(path).get("fingerprint") == own:
+        return True
+    if not _replaceable(path):
+        raise ToolkitError(
+            f"{path} exists and is no code store, so it is not replaced: choose another --out, such as "
+            f"{path.with_name(path.name + '-codes')}"
+        )
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())) and not overwrite:
+        raise ToolkitError(
+            f"{path} exists and holds other codes (another model, other images or another content): "
+            "choose another --out, or give --overwrite to replace it"
+        )
+    return False
 
 
 def _replaceable(path: Path) -> bool:
     """Nothing, an empty folder, or a code store, whole or damaged. Whatever else it is, is never deleted."""
     if path.is_dir():
-        return not any(path.iterdir()) or (path / "journal.json").is_file() or (path / "meta.json").is_file()
+        return not any(path.iterdir()) or (path / JOURNAL).is_file() or (path / "meta.json").is_file()
     return not path.exists() or h5py.is_hdf5(path) or path.suffix in (".h5", ".hdf5")
 
 
@@ -266,7 +294,8 @@ def _npy_header(row: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete the file or the folder at `path`, if there is one."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
