@@ -17,7 +17,7 @@ def reconstructed_text(summary: Mapping[str, Any]) -> str:
     unit = "subject" if summary["volumes"] else "group" if summary["subjects"] < summary["images"] else "image"
     lines = [summary["caveat"]] if summary["caveat"] else []
     where = "new to the run" if summary["split"] == "new" else f"{summary['split']} split"
-    where += "" if summary["caveat"] else ", unseen by stage 1"
+    where += "" if summary["caveat"] or summary["split"] == "new" else ", unseen by stage 1"
     people = f" of {summary['subjects']:,} {unit}s" if unit != "image" else ""
     lines.append(f"images    {summary['images']:,}{people}, {where}")
     inside = "ssim_foreground" in scores
