@@ -65,6 +65,10 @@ def _table(name: str, model: type[BaseModel]) -> str:
 def _values(annotation: object) -> str:
     if annotation == card_data.Size:
         return 'a count, a share from 0.0 to 1.0, or "rest"'
+    if annotation == card_data.Pool:
+        return 'a count, a share from 0.0 to 1.0, "rest", or "unlabelled"'
+    if annotation == int | Literal["all"]:
+        return 'whole number, or "all"'
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:

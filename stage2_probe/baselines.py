@@ -1,7 +1,7 @@
 """What the codes have to beat: the same protocol on other features of the same images.
 
-The arrays come from outside (stage 2 never sees an image): raw pixels, HOG, and the features of an untrained
-encoder. The majority class and the mean target need none.
+The arrays come from outside (stage 2 never sees an image): raw pixels, HOG, the features of an untrained encoder, and
+of volumes the size of the head. The majority class and the mean target need none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from toolkit_datasets.errors import ToolkitError
 from .features import FeatureSet, Spec, block_rows, of_codes
 from .task import UNLABELLED, Task
 
-NAMES = ("pixels", "hog", "random")
+NAMES = ("pixels", "hog", "random", "head_size")
+TITLES = {
+    "hog": "histogram of oriented gradients",
+    "random": "the same features of an untrained encoder",
+    "head_size": "the size of the head: area of its slice, and volume of the whole",
+}
 
 Images = Mapping[str, np.ndarray | Sequence[np.ndarray]]
 """Arrays (N, F) by the name of their baseline, one row for each row of the manifest; several for a draw to choose."""
@@ -60,8 +65,7 @@ def feature_sets(images: Images, manifest: pd.DataFrame, task: Task, *, seed: in
         if name == "pixels":
             sets[name] = [_pixels(array, manifest, task, seed=seed) for array in flat]
         else:
-            title = "histogram of oriented gradients" if name == "hog" else "the same features of an untrained encoder"
-            sets[name] = [of_array(array, title) for array in flat]
+            sets[name] = [of_array(array, TITLES[name]) for array in flat]
     return sets
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from toolkit_datasets.errors import ToolkitError
 
 from . import linear
+from .groups import group_means
 from .learner import Affine, Arrays, HiddenLayer, Learner, NearestNeighbours
 from .selection import Choice, Fit, choose
 
 NAMES = ("logistic", "ridge", "svm", "knn", "mlp", "cnn")
+SUREST = 1e-3  # no sample counts as surer than 1,000 to 1: a single one must not outvote all others of its subject
 
 
 class Classifier(Learner):
@@ -41,6 +43,19 @@ class Classifier(Learner):
         """See `Learner.decided`: the class of the largest probability, int32."""
         classes: np.ndarray = answers.argmax(axis=-1).astype(np.int32)
         return classes
+
+    @staticmethod
+    def pooled(answers: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """See `Learner.pooled`: the mean of the samples' log-odds, as probabilities again.
+
+        For the linear classifiers that is what they say of the mean of the samples' features: the same rule, applied to
+        the person. A mean and not a sum, which would take slices of one head for independent witnesses. A mean of
+        probabilities would make each slice's vote much the same, however clear it is.
+        """
+        odds = group_means(np.log(np.maximum(answers, SUREST)), groups)  # up to a constant of each row
+        shares = np.exp(odds - odds.max(axis=-1, keepdims=True))
+        pooled: np.ndarray = shares / shares.sum(axis=-1, keepdims=True)
+        return pooled
 
 
 class AffineClassifier(Affine, Classifier):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Outcome:
         chosen: the setting that each draw's cross-validation chose.
         features: the features that it chose, by their place among those offered.
         first: the learner of draw 0.
+        of_groups: the same with one decision for each test group, with answers; None where samples are decided upon.
     """
 
     predicted: np.ndarray
@@ -31,6 +32,7 @@ class Outcome:
     chosen: tuple[dict[str, float], ...]
     features: tuple[int, ...]
     first: Learner
+    of_groups: Outcome | None = None
 
 
 def evaluate(
@@ -78,13 +80,17 @@ def evaluate(
         for place in set(places):
             mine = [number for number, chosen in enumerate(places) if chosen == place]
             answers[mine] = score(offered[place], task.test, [fitted[number] for number in mine])
-    return Outcome(
+    outcome = Outcome(
         predicted=fitted[0].decided(answers),
         answers=answers if keep_answers else None,
         chosen=tuple(learner.chosen for learner in fitted),
         features=tuple(places),
         first=fitted[0],
     )
+    if not task.by_group:
+        return outcome
+    pooled = fitted[0].pooled(answers, task.test_groups)  # (draws, G, A): small, so always kept
+    return replace(outcome, of_groups=replace(outcome, predicted=fitted[0].decided(pooled), answers=pooled))
 
 
 def score(features: FeatureSet, rows: np.ndarray, learners: Sequence[Learner]) -> np.ndarray:

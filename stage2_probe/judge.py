@@ -9,19 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 import pandas as pd
 
 from . import metrics
 from .evaluate import Outcome
-from .intervals import interval
-from .task import Task
+from .intervals import Bootstrap, interval, share_interval
+from .task import AnyTask
 
 CODES = "codes"
-
-AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 @dataclass(frozen=True)
@@ -30,18 +28,21 @@ class Scores:
 
     per_draw: np.ndarray  # (draws,)
     resampled: np.ndarray  # (B,)
+    units: int  # test groups: what was resampled
+    is_share: bool = False  # of right answers, so that an interval of no width has exact limits
 
     def summary(self) -> dict[str, Any]:
         """Mean, sd and `ci95`, None where undefined."""
         values = [float(value) if np.isfinite(value) else None for value in self.per_draw]
-        return {**metrics.mean_sd(values), "ci95": _interval(self.resampled)}
+        bounds = share_interval if self.is_share else interval
+        return {**metrics.mean_sd(values), "ci95": bounds(self.resampled, self.units)}
 
     def minus(self, other: Scores) -> dict[str, Any]:
         """The paired difference to another feature set."""
         mean = float((self.per_draw - other.per_draw).mean())
         return {
             "mean": mean if np.isfinite(mean) else None,
-            "ci95": _interval(self.resampled - other.resampled),
+            "ci95": interval(self.resampled - other.resampled, self.units),
         }
 
 
@@ -50,11 +51,13 @@ class Judge(ABC, Generic[AnyTask]):
 
     Attributes:
         constant: name of the baseline that knows labels only.
+        measures: the scores among `results`, each with at least a mean.
         number_format: of the numbers in predictions.csv.
         scores: measure -> feature set (the constant among them) -> size -> scores.
     """
 
     constant: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]]
     number_format: ClassVar[str]
     scores: dict[str, dict[str, dict[int, Scores]]]
 
@@ -69,10 +72,12 @@ class Judge(ABC, Generic[AnyTask]):
     ) -> None:
         self.task, self.outcomes, self.draws, self.labels = task, outcomes, draws, labels
         self.main = outcomes[CODES][labels]
-        self.scores = self._scores(seed)
+        self.units = len(np.unique(task.test_groups))
+        self.bootstrap = Bootstrap(task.test_groups, seed=seed)
+        self.scores = self._scores()
 
     @abstractmethod
-    def _scores(self, seed: int) -> dict[str, dict[str, dict[int, Scores]]]:
+    def _scores(self) -> dict[str, dict[str, dict[int, Scores]]]:
         """Every measure of every feature set and size, resampled together so that they are paired."""
 
     @abstractmethod
@@ -92,8 +97,13 @@ class Judge(ABC, Generic[AnyTask]):
         """Scores of the learner that is saved, that of draw 0."""
 
     @abstractmethod
-    def predictions(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """The test rows of a manifest with truth and prediction of draw 0, and how all draws did."""
+    def predictions(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """The test cases, named by two columns, with truth and prediction of draw 0, and how all draws did."""
+
+    def figures(self) -> dict[str, Any]:
+        """The scores among `results`."""
+        found = self.results()
+        return {measure: found[measure] for measure in self.measures}
 
     def curve(self, sizes: tuple[int, ...]) -> dict[str, Any]:
         """Every measure of every feature set by number of labels."""
@@ -106,9 +116,3 @@ class Judge(ABC, Generic[AnyTask]):
                 for measure, found in self.scores.items()
             },
         }
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    """As `interval`, of the resamples in which the measure is defined; None where it is in none."""
-    defined = values[np.isfinite(values)]
-    return interval(defined) if len(defined) else None

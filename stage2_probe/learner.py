@@ -63,6 +63,11 @@ class Learner(ABC):
     def decided(answers: np.ndarray) -> np.ndarray:
         """What answers (..., A) amount to: one class, or one number, for each sample."""
 
+    @staticmethod
+    @abstractmethod
+    def pooled(answers: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """One answer for each group of samples: (..., T, A) and (T,) group numbers -> (..., G, A), groups ascending."""
+
     @abstractmethod
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """All that `from_state` needs: arrays, and a dictionary fit for JSON."""

@@ -1,7 +1,8 @@
-"""Label new codes with a saved classifier or regressor."""
+"""Label new codes with a saved classifier or regressor: every sample, and every subject."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,24 @@ from toolkit_datasets.codes import Codes
 
 from .evaluate import score
 from .features import feature_set
+from .groups import group_table, groups_of
 from .learner import one_thread
 from .saved import check_codes, load
 
 
-def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Predictions:
+    """What a saved classifier says of new codes."""
+
+    samples: pd.DataFrame  # file, id, predicted, p_<class>, see `predict`
+    groups: pd.DataFrame | None  # group, samples (how many), predicted, p_<class>; None where nothing is to be pooled
+
+
+def predictions(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) -> Predictions:
     """Predictions of the classifier saved in `probe_folder` for some rows of a store, all by default.
 
-    Returns:
-        Columns file, id, predicted, and p_<class> for each class, which sum to one; `classifier.json` says under
-        `probabilities` what they are. For continuous targets: file, id, prediction, in the unit of the labels.
+    One for each sample and, where the manifest's groups hold several samples and the probe decided upon groups too, one
+    for each group, pooled from those of its samples.
 
     Raises:
         ToolkitError: no classifier there, or codes of another model, content or grid.
@@ -31,22 +40,39 @@ def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) ->
     features = feature_set(codes, saved.features)
     with one_thread():
         answers = score(features, rows, [saved.classifier])[0]
-    manifest = codes.manifest.iloc[rows]
-    if saved.kind == "continuous":
-        return target_table(manifest, saved.classifier.decided(answers))
-    return class_table(manifest, answers, saved.classes)
+    manifest = codes.manifest.iloc[rows].reset_index(drop=True)
+
+    def table(cases: pd.DataFrame, answers: np.ndarray) -> pd.DataFrame:
+        if saved.kind == "continuous":
+            return target_table(cases, saved.classifier.decided(answers))
+        return class_table(cases, answers, saved.classes)
+
+    groups = groups_of(manifest) if saved.decided == "group" else None
+    pooled = None
+    if groups is not None:
+        pooled = table(group_table(manifest, groups), saved.classifier.pooled(answers, groups))
+    return Predictions(table(manifest[["file", "id"]], answers), pooled)
 
 
-def class_table(manifest: pd.DataFrame, shares: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
-    """Rows of a manifest and their probabilities (n, C) as a table with columns file, id, predicted, p_<class>."""
-    names = np.array(classes, dtype=object)
-    table = manifest[["file", "id"]].reset_index(drop=True)
-    table["predicted"] = names[shares.argmax(axis=1)]
+def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) -> pd.DataFrame:
+    """As `predictions`, of the samples alone.
+
+    Returns:
+        Columns file, id, predicted, and p_<class> for each class, which sum to one; `classifier.json` says under
+        `probabilities` what they are. For continuous targets: file, id, prediction, in the unit of the labels.
+    """
+    return predictions(probe_folder, codes, rows).samples
+
+
+def class_table(cases: pd.DataFrame, shares: np.ndarray, classes: tuple[str, ...]) -> pd.DataFrame:
+    """What names the cases, and their probabilities (n, C), as a table with further columns predicted, p_<class>."""
+    table = cases.reset_index(drop=True)
+    table["predicted"] = np.array(classes, dtype=object)[shares.argmax(axis=1)]
     for i, name in enumerate(classes):
         table[f"p_{name}"] = shares[:, i]
     return table
 
 
-def target_table(manifest: pd.DataFrame, predicted: np.ndarray) -> pd.DataFrame:
-    """Rows of a manifest and their predicted targets (n,) as a table with columns file, id, prediction."""
-    return manifest[["file", "id"]].reset_index(drop=True).assign(prediction=predicted)
+def target_table(cases: pd.DataFrame, predicted: np.ndarray) -> pd.DataFrame:
+    """What names the cases, and their predicted targets (n,), as a table with a further column prediction."""
+    return cases.reset_index(drop=True).assign(prediction=predicted)

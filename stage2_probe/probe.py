@@ -2,14 +2,15 @@
 
 For each draw of n labels from the pool: standardise, choose the regularisation by cross-validation inside the draw,
 refit, score the test set once. The same draws serve every feature set; intervals come from a joint bootstrap over
-draws and test groups (intervals.py). Nothing is ever chosen on the test set.
+draws and test groups (intervals.py). Nothing is ever chosen on the test set. Where a group is a subject of several
+slices, a decision is about the subject (groups.py), and the scores of single slices stand beside it.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,13 +32,15 @@ from .classification import Classification
 from .draws import plan
 from .evaluate import Outcome, evaluate
 from .features import Spec, choices, feature_set
+from .groups import by_group, group_table
 from .judge import CODES, Judge
 from .learner import Learner
 from .regression import Regression
 from .saved import Saved, save
-from .task import ClassTask, ContinuousTask, Task, task_of
+from .task import POOL, AnyTask, ClassTask, ContinuousTask, Task, task_of
 
 OTHER = "other"
+SUBJECTS = "predictions_subjects.csv"
 NO_IMAGES: Images = MappingProxyType({})
 
 
@@ -48,6 +51,7 @@ def probe(
     seed: int,
     out: Path,
     kind: Kind = "class",
+    pool_split: str = POOL,
     images: Images = NO_IMAGES,
     against: Codes | None = None,
     device: str = "cpu",
@@ -60,8 +64,10 @@ def probe(
         settings: the card's `[probe]` table. The CNN always works on the code grid, whatever `features` says, and its
             image baselines, which have no grid, use logistic regression.
         seed: of draws, folds, random starts and resamples.
-        out: gets results.json, predictions.csv, draws.csv, classifier.json and classifier.npz.
+        out: gets results.json, predictions.csv, draws.csv, classifier.json and classifier.npz; where subjects are
+            decided upon, predictions_subjects.csv too.
         kind: what the labels are, the card's `labels.kind`.
+        pool_split: the split that label draws are taken from, the card's `split.pool`.
         images: baselines by name (`pixels`, `hog`, `random`): arrays with one row for each row of the manifest, or
             several of them for each draw to choose from.
         against: other codes of the same images, one more baseline, called `other`.
@@ -70,8 +76,8 @@ def probe(
 
     Returns:
         What results.json holds: `probe`, `baselines` and `curve`, and first of all `leakage` where test groups were
-        seen in training. All of it but `probe.seconds` is fixed by codes,
-        settings, seed and images.
+        seen in training. Scores are of subjects where `probe.decided` is "group", and those of their samples then
+        stand under `per_sample`. All of it but `probe.seconds` is fixed by codes, settings, seed and images.
 
     Raises:
         ToolkitError: nothing labelled, one class, labels that are no numbers, too few labels for a draw, a classifier
@@ -79,9 +85,10 @@ def probe(
     """
     began = time.perf_counter()
     progress = progress or Silent()
-    task = task_of(codes.manifest, kind, judge=settings.judge, seed=seed)
+    task = task_of(codes.manifest, kind, judge=settings.judge, unit=settings.unit, pool_split=pool_split, seed=seed)
+    labels = task.size(settings.labels)
     curve = tuple(sorted(size for size in settings.curve))
-    draws = plan(task, labels=settings.labels, draws=settings.draws, curve=curve, seed=seed)
+    draws = plan(task, labels=labels, draws=settings.draws, curve=curve, seed=seed)
     cnn = settings.classifier == "cnn" and kind == "class"
     specs = feature_choices(codes.info.levels, settings, content=codes.stored_content, origin=str(codes.path))
     sets = {
@@ -110,18 +117,21 @@ def probe(
                     of_size,
                     makers[name],
                     seed=seed,
-                    keep_answers=name == CODES and size == settings.labels,
+                    keep_answers=name == CODES and size == labels,
                     bar=bar,
                 )
                 for size, of_size in draws.items()
             }
             del held  # the matrices of one set of features at a time
 
-    judge: Judge[Any]
-    if isinstance(task, ContinuousTask):
-        judge = Regression(task, outcomes, draws, labels=settings.labels, seed=seed)
-    else:
-        judge = Classification(task, outcomes, draws, labels=settings.labels, seed=seed)
+    beside = _judge(task, outcomes, draws, labels=labels, seed=seed)  # what single samples say
+    judge = beside
+    if task.by_group:
+        of_groups = {
+            name: {size: found.of_groups for size, found in by_size.items() if found.of_groups is not None}
+            for name, by_size in outcomes.items()
+        }
+        judge = _judge(by_group(task), of_groups, draws, labels=labels, seed=seed)
     titles = {name: of_name[0].title for name, of_name in sets.items() if name != CODES}
     if cnn:
         titles = {name: f"{title} (logistic regression)" for name, title in titles.items()}
@@ -137,18 +147,28 @@ def probe(
             },  # in how many draws
             "judge": settings.judge,
             "classifier": classifier,
-            "n_labelled": settings.labels,
+            "n_labelled": labels,
             "n_pool": task.n_pool,
+            "pool": task.pool_split,
             "n_test": len(task.test),
             "n_test_groups": len(np.unique(task.test_groups)),
-            "draws": len(draws[settings.labels]),
+            "draws": len(draws[labels]),
             "unit": task.unit,
             "grouped": task.grouped,
+            "decided": "group" if task.by_group else "sample",
             **judge.results(),
+            **({"per_sample": beside.figures()} if task.by_group else {}),
             "saved_classifier": {"draw": 0, **judge.saved_scores()},
             "unsupervised_transform": False,  # of the codes; the pixels' PCA is said in its title
         },
-        "baselines": {name: {"title": title, **judge.baseline(name)} for name, title in titles.items()},
+        "baselines": {
+            name: {
+                "title": title,
+                **judge.baseline(name),
+                **({"per_sample": beside.baseline(name)} if task.by_group else {}),
+            }
+            for name, title in titles.items()
+        },
         "curve": judge.curve(curve),
     }
     results["probe"]["seconds"] = round(time.perf_counter() - began, 1)
@@ -159,8 +179,9 @@ def probe(
         model_hash=codes.info.model_hash,
         content=codes.info.content,
         levels=codes.info.levels,
+        decided=results["probe"]["decided"],
     )
-    _write(out, codes, task, judge, saved, results, seed=seed)
+    _write(out, codes, task, judge, beside, saved, results, seed=seed)
     return results
 
 
@@ -187,6 +208,21 @@ def feature_choices(levels: Sequence[Level], settings: Probe, *, content: str, o
     return specs
 
 
+def _judge(
+    task: AnyTask,
+    outcomes: Mapping[str, Mapping[int, Outcome]],
+    draws: Mapping[int, list[np.ndarray]],
+    *,
+    labels: int,
+    seed: int,
+) -> Judge[Any]:
+    """The judge of this kind of task."""
+    if isinstance(task, ContinuousTask):
+        return Regression(task, outcomes, draws, labels=labels, seed=seed)
+    assert isinstance(task, ClassTask)
+    return Classification(task, outcomes, draws, labels=labels, seed=seed)
+
+
 def _maker(name: str, features: str, codes: Codes, spec: Spec, task: Task, device: str) -> Callable[[], Learner]:
     """How to make a fresh classifier or regressor for a feature set."""
     if not isinstance(task, ClassTask):
@@ -202,9 +238,23 @@ def _maker(name: str, features: str, codes: Codes, spec: Spec, task: Task, devic
 
 
 def _write(
-    out: Path, codes: Codes, task: Task, judge: Judge[Any], saved: Saved, results: dict[str, Any], *, seed: int
+    out: Path,
+    codes: Codes,
+    task: Task,
+    judge: Judge[Any],
+    beside: Judge[Any],
+    saved: Saved,
+    results: dict[str, Any],
+    *,
+    seed: int,
 ) -> None:
-    write_text(out / "predictions.csv", _csv(judge.predictions(codes.manifest), float_format=judge.number_format))
+    tested = codes.manifest.iloc[task.test]
+    predictions = beside.predictions(tested[["file", "id"]])
+    write_text(out / "predictions.csv", _csv(predictions, float_format=judge.number_format))
+    (out / SUBJECTS).unlink(missing_ok=True)  # of an earlier probe that decided upon subjects
+    if task.by_group:
+        predictions = judge.predictions(group_table(tested, task.test_groups))
+        write_text(out / SUBJECTS, _csv(predictions, float_format=judge.number_format))
     ids = codes.manifest["id"].to_numpy()[task.pool]
     rows = [
         pd.DataFrame({"size": size, "draw": number, "id": ids[positions]})
@@ -212,8 +262,8 @@ def _write(
         for number, positions in enumerate(of_size)
     ]
     write_text(out / "draws.csv", _csv(pd.concat(rows)))
-    tested = {f"{results['probe']['judge']}_{measure}": value for measure, value in judge.saved_scores().items()}
-    save(out, saved, n_labelled=judge.labels, seed=seed, **tested)
+    scores = {f"{results['probe']['judge']}_{measure}": value for measure, value in judge.saved_scores().items()}
+    save(out, saved, n_labelled=judge.labels, seed=seed, **scores)
     write_json(out / "results.json", results)  # last: where it is, the rest is whole
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from . import metrics
-from .intervals import Bootstrap
 from .judge import CODES, Judge, Scores
 from .predict import target_table
 from .task import ContinuousTask
@@ -28,9 +27,10 @@ class Regression(Judge[ContinuousTask]):
     """
 
     constant = "mean"
+    measures = ("mae", "r2", "rmse", "pearson")
     number_format = "%.9g"
 
-    def _scores(self, seed: int) -> dict[str, dict[str, dict[int, Scores]]]:
+    def _scores(self) -> dict[str, dict[str, dict[int, Scores]]]:
         target = self.task.test_y
         predicted = {
             (name, size): outcome.predicted
@@ -40,17 +40,17 @@ class Regression(Judge[ContinuousTask]):
         for size, of_size in self.draws.items():
             means = np.array([self.task.pool_y[positions].mean() for positions in of_size])
             predicted[self.constant, size] = np.broadcast_to(means[:, None], (len(of_size), len(target)))
-        bootstrap = Bootstrap(self.task.test_groups, seed=seed)
         resampled = {
-            "mae": bootstrap.resample(predicted, lambda rows: bootstrap.means(np.abs(rows - target))),
-            "r2": bootstrap.resample(predicted, lambda rows: bootstrap.r2(rows, target)),
+            "mae": self.bootstrap.resample(predicted, lambda rows: self.bootstrap.means(np.abs(rows - target))),
+            "r2": self.bootstrap.resample(predicted, lambda rows: self.bootstrap.r2(rows, target)),
         }
         scores: dict[str, dict[str, dict[int, Scores]]] = {}
         for measure, found in resampled.items():
             function: Callable[[np.ndarray, np.ndarray], float | None] = getattr(metrics, measure)
             for (name, size), values in found.items():
                 per_draw = [function(target, row) for row in predicted[name, size]]
-                scores.setdefault(measure, {}).setdefault(name, {})[size] = Scores(np.array(per_draw, float), values)
+                found_here = Scores(np.array(per_draw, float), values, self.units)
+                scores.setdefault(measure, {}).setdefault(name, {})[size] = found_here
         return scores
 
     def constant_title(self) -> str:
@@ -87,9 +87,9 @@ class Regression(Judge[ContinuousTask]):
         target, predicted = self.task.test_y, self.main.predicted[0]
         return {"mae": metrics.mae(target, predicted), "r2": metrics.r2(target, predicted)}
 
-    def predictions(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """See `Judge.predictions`: file, id, target, prediction, mean_absolute_error (over the draws)."""
-        table = target_table(manifest.iloc[self.task.test], self.main.predicted[0])
+    def predictions(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """See `Judge.predictions`: the names, target, prediction, mean_absolute_error (over the draws)."""
+        table = target_table(cases, self.main.predicted[0])
         table.insert(2, "target", self.task.test_y)
         table["mean_absolute_error"] = np.abs(self.main.predicted - self.task.test_y).mean(axis=0)
         return table

@@ -14,6 +14,7 @@ import numpy as np
 from toolkit_datasets.errors import ToolkitError
 
 from . import linear
+from .groups import group_means
 from .learner import Affine, Arrays, HiddenLayer, Learner, NearestNeighbours
 from .selection import Choice, Fit, choose_by_error
 
@@ -40,6 +41,11 @@ class Regressor(Learner):
         """See `Learner.decided`: the prediction itself."""
         prediction: np.ndarray = answers[..., 0]
         return prediction
+
+    @staticmethod
+    def pooled(answers: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """See `Learner.pooled`: the mean of the samples' predictions, as squared errors have it."""
+        return group_means(answers, groups)
 
 
 class AffineRegressor(Affine, Regressor):

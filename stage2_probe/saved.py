@@ -36,6 +36,7 @@ class Saved:
     model_hash: str
     content: str
     levels: tuple[Level, ...]
+    decided: str = "group"  # what was judged: samples alone, or whole groups
 
     @property
     def kind(self) -> Kind:
@@ -63,6 +64,7 @@ def save(folder: Path, saved: Saved, **about: Any) -> None:
             "content": _kind(saved.content),
             "levels": [asdict(level) for level in saved.levels],
             "model_hash": saved.model_hash,
+            "decided": saved.decided,
             **about,
             "arrays_sha256": hashlib.sha256(data).hexdigest(),  # ties the two files together
         },
@@ -99,6 +101,7 @@ def load(folder: Path) -> Saved:
             model_hash=info["model_hash"],
             content=info["content"],
             levels=tuple(Level(**level) for level in info["levels"]),
+            decided=info.get("decided", "group"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ToolkitError(

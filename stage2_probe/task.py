@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,9 @@ class Task(ABC):
         pool_units: (P,) what a draw counts and keeps whole: the group where `grouped`, else each sample.
         pool_groups, test_groups: (P,) and (T,) group numbers, singletons where a sample has no group; cross-validation
             and the bootstrap keep them whole even where draws count samples (such as pixel-identical pictures).
-        grouped: whether most groups of the pool hold several samples.
+        grouped: whether draws count groups: by default where most groups of the pool hold several samples.
+        by_group: whether a decision is about a whole test group, so that scores are of groups; needs `grouped`.
+        pool_split: name of the split that the pool is.
     """
 
     pool: np.ndarray
@@ -43,6 +45,8 @@ class Task(ABC):
     pool_groups: np.ndarray
     test_groups: np.ndarray
     grouped: bool
+    by_group: bool
+    pool_split: str
 
     @property
     def unit(self) -> str:
@@ -54,12 +58,17 @@ class Task(ABC):
         """Units in the pool."""
         return len(np.unique(self.pool_units))
 
+    def size(self, labels: int | Literal["all"]) -> int:
+        """How many units a draw has, for the card's `probe.labels`."""
+        return self.n_pool if labels == "all" else labels
+
     def check_size(self, n: int) -> None:
         """Raise a ToolkitError where draws of n units cannot be had from the pool."""
         if n > self.n_pool:
             raise ToolkitError(
                 f"probe.labels = {n}, but the labelled pool holds only {self.n_pool} {self.unit}: "
-                f"set probe.labels to {self.n_pool} or less, or raise split.labelled"
+                f'set probe.labels to {self.n_pool} or less, or to "all" for one draw of the whole pool, '
+                f"or raise split.{self.pool_split}"
             )
         self._check_strata(n)
 
@@ -104,9 +113,9 @@ class ClassTask(Task):
                 f"draws of probe.labels = {n} need {need} {unit} of each class, but the labelled pool of {pool} "
                 f"{unit} has {have[rare]} of {classes[rare]!r}: "
                 + (
-                    f"set probe.labels to {largest} or less, or raise split.labelled"
+                    f"set probe.labels to {largest} or less, or raise split.{self.pool_split}"
                     if largest
-                    else "raise split.labelled, or leave that class out of the labels"
+                    else f"raise split.{self.pool_split}, or leave that class out of the labels"
                 )
             )
 
@@ -130,8 +139,17 @@ class ContinuousTask(Task):
             raise ToolkitError(f"probe.labels = {n}: a fit needs 2 {self.unit} or more")
 
 
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
 def task_of(
-    manifest: pd.DataFrame, kind: Kind = "class", *, judge: Literal["test", "pool"] = "test", seed: int = 0
+    manifest: pd.DataFrame,
+    kind: Kind = "class",
+    *,
+    judge: Literal["test", "pool"] = "test",
+    unit: Literal["auto", "sample", "group"] = "auto",
+    pool_split: str = POOL,
+    seed: int = 0,
 ) -> ClassTask | ContinuousTask:
     """Read the task from a store's manifest.
 
@@ -139,16 +157,20 @@ def task_of(
         manifest: of the store.
         kind: what the labels are.
         judge: `pool` leaves the test set alone: half of the pool judges what the other half teaches.
+        unit: what draws count and decisions are about. `auto`: groups where most hold several samples; of test groups
+            whose samples are labelled differently (slices with and without a tumour) each sample is decided by itself.
+        pool_split: the split that the pool is, the card's `split.pool`.
         seed: decides the halves.
 
     Raises:
-        ToolkitError: no labelled or no test samples; a single class; a target that is no number, or one for all.
+        ToolkitError: no labelled or no test samples; a single class; a target that is no number, or one for all; one
+            decision wanted for a group of two classes.
     """
     labelled = (manifest["label"] != "").to_numpy()
-    groups = np.unique(_groups(manifest), return_inverse=True)[1]
-    pool = np.flatnonzero((manifest["split"] == POOL).to_numpy() & labelled)
+    groups = np.unique(names_of_groups(manifest), return_inverse=True)[1]
+    pool = np.flatnonzero((manifest["split"] == pool_split).to_numpy() & labelled)
     test = np.flatnonzero((manifest["split"] == TEST).to_numpy() & labelled)
-    for rows, split, key in ((pool, POOL, "split.labelled"), (test, TEST, "split.test")):
+    for rows, split, key in ((pool, pool_split, f"split.{pool_split}"), (test, TEST, "split.test")):
         if len(rows) == 0:
             present = manifest["split"].value_counts()
             counts = ", ".join(f"{count} {name}" for name, count in present.items()) or "nothing"
@@ -160,10 +182,16 @@ def task_of(
     if judge == "pool":
         pool, test = _halves(pool, groups, seed)
     names, pool_y, test_y = (_targets if kind == "continuous" else _classes)(manifest, pool, test)
-    sizes = np.unique(groups[pool], return_counts=True)[1]
-    grouped = bool(np.median(sizes) > 1)
+    grouped = unit == "group" or (unit == "auto" and holds_several(groups[pool]))
+    mixed = _mixed(groups[test], test_y) if grouped else None
+    if mixed is not None and unit == "group" and kind == "class":
+        raise ToolkitError(
+            f"probe.unit = 'group' wants one decision for each group, but {manifest['group'].iat[test[mixed]]!r} holds "
+            "samples of several classes: set probe.unit=sample"
+        )
+    by_group = grouped and (mixed is None or unit == "group")
     units = groups[pool] if grouped else np.arange(len(pool))
-    shared = (pool, test, pool_y, test_y, units, groups[pool], groups[test], grouped)
+    shared = (pool, test, pool_y, test_y, units, groups[pool], groups[test], grouped, by_group, pool_split)
     return ContinuousTask(*shared) if kind == "continuous" else ClassTask(*shared, classes=names)
 
 
@@ -215,7 +243,19 @@ def _targets(manifest: pd.DataFrame, pool: np.ndarray, test: np.ndarray) -> Labe
     return (), np.array([values[int(row)] for row in pool]), np.array([values[int(row)] for row in test])
 
 
-def _groups(manifest: pd.DataFrame) -> np.ndarray:
+def _mixed(groups: np.ndarray, y: np.ndarray) -> int | None:
+    """A position whose label is not that of its group's first sample; None where every group has one label."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    differ = np.flatnonzero(y != y[first][group])
+    return int(differ[0]) if len(differ) else None
+
+
+def holds_several(groups: np.ndarray) -> bool:
+    """Whether most groups hold several samples: slices of subjects do, a few identical pictures do not."""
+    return bool(np.median(np.unique(groups, return_counts=True)[1]) > 1)
+
+
+def names_of_groups(manifest: pd.DataFrame) -> np.ndarray:
     """(N,) a name of each row's group; rows without one get a name of their own."""
     own = pd.Series([f"\0{row}" for row in range(len(manifest))], index=manifest.index)
     names: np.ndarray = manifest["group"].where(manifest["group"] != "", own).to_numpy(dtype=str)

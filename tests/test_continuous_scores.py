@@ -199,8 +199,8 @@ class TestIntervals:
         for _ in range(200):
             target, predicted = simulated(80, 20)
             bootstrap = Bootstrap(np.repeat(np.arange(80), size), seed=1, resamples=300)
-            low, high = interval(bootstrap.over_draws(bootstrap.means(np.abs(predicted - target))))
+            low, high = interval(bootstrap.over_draws(bootstrap.means(np.abs(predicted - target))), 80)
             covered["mae"] += low <= true_mae <= high
-            low, high = interval(bootstrap.over_draws(bootstrap.r2(predicted, target)))
+            low, high = interval(bootstrap.over_draws(bootstrap.r2(predicted, target)), 80)
             covered["r2"] += low <= true_r2 <= high
         assert all(0.89 <= count / 200 <= 0.99 for count in covered.values()), covered

@@ -181,10 +181,10 @@ class TestIntervals:
     def test_one_draw_varies_over_test_groups_only(self) -> None:
         correct = np.random.default_rng(0).random((1, 400)) < 0.8
         values = Bootstrap(np.arange(400), seed=0).resample({"x": correct})["x"]
-        low, high = interval(values)
+        low, high = interval(values, 400)
         expected = 1.96 * np.sqrt(0.8 * 0.2 / 400)
         assert (high - low) / 2 == pytest.approx(expected, rel=0.15)
-        assert interval(Bootstrap(np.arange(400), seed=0).resample({"x": correct})["x"]) == [low, high]
+        assert interval(Bootstrap(np.arange(400), seed=0).resample({"x": correct})["x"], 400) == [low, high]
 
     def test_covers_the_truth_about_as_often_as_it_says(self) -> None:
         """Simulated probes: every draw shifts all test samples' chances, every test group has a level of its own."""
@@ -196,7 +196,7 @@ class TestIntervals:
             correct = rng.random((draws, groups, size)) < 0.7 + draw_effect + group_effect
             flat = correct.reshape(draws, -1)
             bootstrap = Bootstrap(np.repeat(np.arange(groups), size), seed=1, resamples=300)
-            low, high = interval(bootstrap.resample({"x": flat})["x"])
+            low, high = interval(bootstrap.resample({"x": flat})["x"], groups)
             covered += low <= 0.7 <= high
             per_draw = flat.mean(axis=1)
             half = 2.09 * per_draw.std(ddof=1) / np.sqrt(draws)  # the t-interval that takes draws for independent

@@ -1,11 +1,11 @@
-"""Baselines that need the images: pixels, HOG and an untrained encoder, as arrays for stage 2.
+"""Baselines that need the images: pixels, HOG, an untrained encoder, and head size, as arrays for stage 2.
 
 Stage 2 knows neither images nor stage 1; what it is handed has one row for each row of the code store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -27,15 +27,18 @@ def image_baselines(
 ) -> dict[str, list[NDArray[np.float32]]]:
     """The arrays of the baselines named in `settings.baselines`, (rows of the store, features) float32.
 
-    The untrained encoder has as many as `settings.features` offers to each draw, the others have one.
+    The untrained encoder has as many as `settings.features` offers to each draw, the others have one. Of pictures there
+    is no head size, whatever the settings name.
 
     Raises:
         ToolkitError: an image of the store is not among the prepared ones.
     """
     rows = _rows_in(prepared, codes)
     images, splits = prepared.images, codes.manifest["split"]
-    every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin(["labelled", "test"]))
+    every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin([prepared.card.split.pool, "test"]))
     out: dict[str, list[NDArray[np.float32]]] = {}
+    if "head_size" in settings.baselines and prepared.card.source.kind == "volumes":
+        out["head_size"] = [head_sizes(prepared.details["foreground"].to_numpy()[rows])]
     if "pixels" in settings.baselines:
         out["pixels"] = [_filled(every, lambda part: small_pixels(images[rows[part]]), len(rows), "pixels", progress)]
     if "hog" in settings.baselines:
@@ -71,6 +74,18 @@ def image_baselines(
             )
         ]
     return out
+
+
+def head_sizes(foreground: Sequence[str]) -> NDArray[np.float32]:
+    """Area of the head in each slice in cm2, and volume of its whole head in ml, (n, 2) float32.
+
+    The head is the foreground of the voxels as they were decoded (see intensity.py): with its skull, or what stripping
+    left of it. A scan that shows much of the neck counts it in.
+
+    Args:
+        foreground: both numbers as text, the column of `Prepared.details`.
+    """
+    return np.array([text.split() for text in foreground], np.float32).reshape(-1, 2)
 
 
 def small_pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:

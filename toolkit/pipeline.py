@@ -160,6 +160,7 @@ def probe_run(
         seed=card.seed,
         out=out,
         kind=card.labels.kind,
+        pool_split=card.split.pool,
         images=images,
         against=other,
         progress=progress,
@@ -245,7 +246,8 @@ def about_run(prepared: Prepared, command: str) -> dict[str, Any]:
 
 def unprobeable(prepared: Prepared) -> str:
     """Why stage 2 has nothing to do, as a sentence; "" where it has."""
-    labels = prepared.samples["label"].iloc[prepared.rows("labelled", "test")]
+    labels = prepared.samples["label"].iloc[prepared.rows(prepared.card.split.pool, "test")]
+    labels = labels[labels != ""]
     if len(labels) == 0:
         return "no image of the pool or the test split carries a label; add some with --labels table.csv"
     if labels.nunique() == 1 and prepared.card.labels.kind == "continuous":
@@ -271,7 +273,15 @@ def check_draws(prepared: Prepared) -> None:
     if card.labels.kind == "continuous":
         name_for(card.probe.classifier)
     good = prepared.samples[prepared.samples["status"] == "ok"]
-    task_of(good, card.labels.kind, judge=card.probe.judge, seed=card.seed).check_size(card.probe.labels)
+    task = task_of(
+        good,
+        card.labels.kind,
+        judge=card.probe.judge,
+        unit=card.probe.unit,
+        pool_split=card.split.pool,
+        seed=card.seed,
+    )
+    task.check_size(task.size(card.probe.labels))
     content = card.encode.content
     if (card.encode.format, content) == ("h5", "vectors"):
         content = "indices"  # which HDF5 keeps, and computes the vectors from

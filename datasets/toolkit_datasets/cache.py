@@ -30,9 +30,9 @@ from .errors import ToolkitError
 from .images import EMPTY, Decoded, Unreadable
 from .progress import Progress
 
-DECODER = 2  # raise when decoding changes, so that older arrays are not reused
+DECODER = 3  # raise when decoding changes, so that older arrays are not reused
 BLOCK_BYTES = 16 * 2**20  # decoded between two entries of the journal
-COLUMNS = ("status", "sha256", "pixels", "mode", "width", "height", "position", "window")
+COLUMNS = ("status", "sha256", "pixels", "mode", "width", "height", "position", "window", "foreground")
 # `pixels`: hash of the decoded image; the others as in `Decoded`
 Decode = Callable[[str, Sequence[str]], Sequence[Decoded | Unreadable]]
 
@@ -198,7 +198,7 @@ def _entry(result: Decoded | Unreadable, row_bytes: int) -> tuple[tuple[str | in
         return (str(result), *[""] * (len(COLUMNS) - 1)), bytes(row_bytes)
     data = result.pixels.tobytes()
     pixel_hash = hashlib.sha256(data).hexdigest()[:32]
-    stored = (result.mode, result.width, result.height, result.position, result.window)
+    stored = (result.mode, result.width, result.height, result.position, result.window, result.foreground)
     return ("ok", result.sha256, pixel_hash, *stored), data
 
 

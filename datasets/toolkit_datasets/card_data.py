@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Size = int | float | Literal["rest"]
 """How many a split takes: a count, a share from 0 to 1, or all that is left. Of images; of subjects for volumes."""
+Pool = Size | Literal["unlabelled"]
+"""What `split.labelled` takes: a size, or the word that makes one split serve both stages."""
 
 
 class Part(BaseModel):
@@ -123,8 +125,8 @@ class Slices(Part):
 class Split(Part):
     """Who learns, who is labelled, who judges. See splits.py for the rules."""
 
-    unlabelled: Size = 0.5  # stage 1 learns from these; their labels are never read
-    labelled: Size = 0.25  # the pool from which label draws are taken
+    unlabelled: Size = 0.5  # stage 1 learns from these, and never reads their labels
+    labelled: Pool = 0.25  # the pool from which label draws are taken; "unlabelled": that split is the pool too
     test: Size = 0.25
     test_part: str = ""  # where the publisher fixed a test set: the value of the pattern's `part` group that marks it
     group: str = ""  # the pattern's group that must stay on one side, such as "subject"
@@ -133,12 +135,29 @@ class Split(Part):
     allow_leakage: bool = False  # what `split.by = "sample"` needs (--allow-leakage); every result then says so
     seed: int | None = Field(None, ge=0)  # of the split alone, to train several times on one split; none: the card's
 
-    @field_validator("unlabelled", "labelled", "test")
+    @property
+    def pool(self) -> str:
+        """The split that label draws are taken from."""
+        return "unlabelled" if self.labelled == "unlabelled" else "labelled"
+
+    @field_validator("unlabelled", "labelled", "test", mode="before")
     @classmethod
-    def _count_or_share(cls, size: Size) -> Size:
-        if not isinstance(size, str) and (size < 0 or (isinstance(size, float) and size > 1)):
-            raise ValueError('a split takes a count such as 5000, a share from 0.0 to 1.0, or "rest"')
+    def _count_or_share(cls, size: object, about: ValidationInfo) -> object:
+        words = ("rest", "unlabelled") if about.field_name == "labelled" else ("rest",)
+        counts = isinstance(size, int | float) and size >= 0 and not (isinstance(size, float) and size > 1)
+        if not counts and size not in words:
+            choices = " or ".join(f'"{word}"' for word in words)
+            raise ValueError(f"a split takes a count such as 5000, a share from 0.0 to 1.0, or {choices}")
         return size
+
+    @model_validator(mode="after")
+    def _somebody_is_in_the_pool(self) -> Split:
+        if self.pool == "unlabelled" and not self.unlabelled:
+            raise ValueError(
+                "split.labelled = 'unlabelled' makes the split that stage 1 learns from the pool of labels, but "
+                "split.unlabelled = 0 leaves it empty: set split.unlabelled above 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaks_only_if_allowed(self) -> Split:

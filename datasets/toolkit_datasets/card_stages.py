@@ -153,15 +153,26 @@ class Encode(Part):
     batch_size: int = Field(250, ge=1)  # fixed and padded, so that codes do not depend on how many images there are
 
 
+Baseline = Literal["pixels", "hog", "random", "head_size"]
+
+
 class Probe(Part):
     """Stage 2's protocol."""
 
-    labels: int = Field(100, ge=2)  # per draw, all classes together; subjects where the data are grouped
-    draws: int = Field(20, ge=1)
+    labels: int | Literal["all"] = 100  # per draw, all classes together; subjects where grouped; "all": the whole pool
+    draws: int = Field(20, ge=1)  # one where they would take the whole pool
+    unit: Literal["auto", "sample", "group"] = "auto"  # what labels count and is decided upon; auto: groups of several
     features: Literal["auto", "vectors", "mean", "cells", "histogram", "pyramid"] = "auto"  # auto: each draw chooses
     grid: int = Field(2, ge=1)  # cells along each side, for cells and pyramid
     levels: tuple[str, ...] = ()  # of the code levels to read; empty: all
     judge: Literal["test", "pool"] = "test"  # pool: half of it, to compare configurations without touching the test set
     classifier: Literal["logistic", "ridge", "svm", "knn", "mlp", "cnn"] = "logistic"  # on numbers: ridge
     curve: tuple[int, ...] = (10, 20, 50, 100, 200, 500, 1000)  # sizes of the label curve; empty: none
-    baselines: tuple[Literal["pixels", "hog", "random"], ...] = ("pixels", "hog", "random")
+    baselines: tuple[Baseline, ...] = ("pixels", "hog", "random", "head_size")  # head_size: of volumes only
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _count_or_all(cls, labels: object) -> object:
+        if labels != "all" and not (isinstance(labels, int) and labels >= 2):
+            raise ValueError('takes a count of 2 or more, or "all" for one draw of the whole pool')
+        return labels

@@ -44,6 +44,7 @@ class Decoded:
     height: int
     position: str = ""  # of a slice: mm from the lower face of its volume
     window: str = ""  # of a slice: the two values of its volume that became black and white
+    foreground: str = ""  # of a slice: area of its head in cm2, and volume of the whole head in ml
 
 
 def decode_file(path: Path, wanted: cards.Image) -> Decoded:

@@ -30,7 +30,7 @@ class Prepared:
     card: Card
     samples: pd.DataFrame  # samples.COLUMNS, one row for each sample, all text
     images: NDArray[np.uint8]  # memory map (N, H, W, C); row i belongs to row i of `samples`; zeros where skipped
-    details: pd.DataFrame  # mode, width, height as stored, and window (see images.Decoded) of each sample
+    details: pd.DataFrame  # mode, width, height as stored, window and foreground (see images.Decoded) of each sample
     origin: str
     ignored: int  # files that are no images by name
     notes: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ def prepare(
         samples["split"] = by_group(samples, wanted, card.split_seed, kind=card.labels.kind)
     else:
         samples["split"] = np.where(samples["status"] == "ok", "new", "")
-    kept = details[["mode", "width", "height", "window"]]
+    kept = details[["mode", "width", "height", "window", "foreground"]]
     return Prepared(card, samples, decodings.images, kept, source.origin, scan.ignored, scan.notes, scan)
 
 

@@ -10,6 +10,8 @@ Rules, in order:
 5. Where the publisher fixed a test part, `test` comes from it alone and the other splits never touch it.
    A unit that straddles the parts keeps its rows in the test part; the others are `unused`.
 6. Where groups are counted (slices of volumes), subjects without a label may judge stage 1: see `assign_groups`.
+7. Where `split.labelled = "unlabelled"` there is no split of that name: stage 1's is the pool, whatever labels are
+   in it. It is still chosen without a look at them, and `test` stays unseen by both stages.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .card_data import Size, Split
+from .card_data import Pool, Split
 from .errors import ToolkitError
 from .targets import BINS, Kind, quantile_bins
 
@@ -158,7 +160,7 @@ def leakage(samples: pd.DataFrame) -> dict[str, int] | None:
 def scaled(split: Split, factor: float) -> Split:
     """The split with its counts scaled, for a trial with fewer images (`--limit`)."""
 
-    def scale(size: Size) -> Size:
+    def scale(size: Pool) -> Pool:
         return max(1, int(size * factor)) if isinstance(size, int) else size
 
     sizes = {name: scale(getattr(split, name)) for name in ("unlabelled", "labelled", "test")}
@@ -187,10 +189,12 @@ def _units(samples: pd.DataFrame, split: Split, seed: int) -> list[_Unit]:
     return sorted(units, key=lambda unit: unit.rank)
 
 
-def _count(size: Size, of: int) -> int | None:
+def _count(size: Pool, of: int) -> int | None:
     """How many samples a size stands for; None for all that is left."""
     if size == "rest":
         return None
+    if size == "unlabelled":
+        return 0
     return int(size * of) if isinstance(size, float) else size  # rounded down, so that shares of 1 always fit
 
 

@@ -8,6 +8,7 @@ of its slices are cut from it, and it is forgotten: memory holds one volume for 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,8 @@ def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> lis
     frame = frame_of(wanted, header, foreground, size)
     shares = foreground.mean(axis=tuple(other for other in range(3) if other != axis))
     height, width = (header.shape[of] for of in IN_PLANE[wanted.axis])
+    plane_area = math.prod(header.shape[of] * header.spacing[of] for of in IN_PLANE[wanted.axis])  # mm2
+    millilitres = float(shares.sum()) * plane_area * header.spacing[axis] / 1000
     results: list[Decoded | Unreadable] = []
     for place in located(wanted, header, head, list(slices)):
         if not 0 <= place.index <= header.shape[axis] - 1:
@@ -121,7 +124,8 @@ def cut(path: Path, card: Card, slices: Sequence[str], *, tool: str = "") -> lis
         pixels = np.repeat(grey[:, :, None], card.image.channels, axis=2)
         limits = f"{window.low:.6g} {window.high:.6g}"
         position = f"{place.mm:.2f}"
-        results.append(Decoded(pixels, volume.sha256, header.dtype, width, height, position, limits))
+        size_of_head = f"{share * plane_area / 100:.6g} {millilitres:.6g}"
+        results.append(Decoded(pixels, volume.sha256, header.dtype, width, height, position, limits, size_of_head))
     return results
 
 
