@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from toolkit_datasets.atomic import output_folder, replacing
 from toolkit_datasets.codes import Codes
+from toolkit_datasets.errors import ToolkitError
 
 from .evaluate import score
 from .features import feature_set
@@ -23,6 +25,19 @@ class Predictions:
 
     samples: pd.DataFrame  # file, id, predicted, p_<class>, see `predict`
     groups: pd.DataFrame | None  # group, samples (how many), predicted, p_<class>; None where nothing is to be pooled
+
+    def of_subjects(self) -> pd.DataFrame:
+        """The decisions about groups.
+
+        Raises:
+            ToolkitError: there are none.
+        """
+        if self.groups is None:
+            raise ToolkitError(
+                "these codes hold no subjects with several samples, or the probe decided upon single ones "
+                "(probe.unit): leave --subjects out"
+            )
+        return self.groups
 
 
 def predictions(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) -> Predictions:
@@ -52,6 +67,27 @@ def predictions(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None
     if groups is not None:
         pooled = table(group_table(manifest, groups), saved.classifier.pooled(answers, groups))
     return Predictions(table(manifest[["file", "id"]], answers), pooled)
+
+
+def write_predictions(found: Predictions, path: Path, *, subjects: bool = False) -> dict[Path, pd.DataFrame]:
+    """Write them as CSV and return what was written where.
+
+    Args:
+        found: of new codes.
+        path: of the samples' predictions; those of groups go to a file beside it, NAME_subjects.csv.
+        subjects: write the groups' alone, to `path` itself.
+
+    Raises:
+        ToolkitError: `subjects`, and there are no groups; or the folder cannot be written to.
+    """
+    tables = {path: found.of_subjects() if subjects else found.samples}
+    if not subjects and found.groups is not None:
+        tables[path.with_name(f"{path.stem}_subjects{path.suffix}")] = found.groups
+    output_folder(path.parent)
+    for place, table in tables.items():
+        with replacing(place) as temporary:
+            table.to_csv(temporary, index=False)
+    return tables
 
 
 def predict(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None) -> pd.DataFrame:

@@ -157,7 +157,11 @@ def probe(
             "grouped": task.grouped,
             "decided": "group" if task.by_group else "sample",
             **judge.results(),
-            **({"per_sample": beside.figures()} if task.by_group else {}),
+            **(
+                {"per_sample": {"n": len(task.test), "of": _samples(codes), **beside.figures()}}
+                if task.by_group
+                else {}
+            ),
             "saved_classifier": {"draw": 0, **judge.saved_scores()},
             "unsupervised_transform": False,  # of the codes; the pixels' PCA is said in its title
         },
@@ -206,6 +210,11 @@ def feature_choices(levels: Sequence[Level], settings: Probe, *, content: str, o
             f"as --set 'probe.levels=[\"{specs[0].levels[0]}\"]', or another probe.classifier"
         )
     return specs
+
+
+def _samples(codes: Codes) -> str:
+    """What the samples of a store are, in the plural."""
+    return "slices" if (codes.manifest["slice"] != "").any() else "images"
 
 
 def _judge(

@@ -353,24 +353,26 @@ def probe(
 @click.argument("probe", type=click.Path(path_type=Path))
 @click.argument("codes", type=click.Path(path_type=Path))
 @options.path_option("--out", metavar="FILE", help="CSV to write. [default: stdout]")
+@click.option("--subjects", is_flag=True, help="One decision for each subject, and none for its single slices.")
 @options.common
-def predict(console: Console, probe: Path, codes: Path, out: Path | None) -> None:
+def predict(console: Console, probe: Path, codes: Path, out: Path | None, subjects: bool) -> None:
     """Label new codes with the classifier of a probe.
+
+    Where subjects have several slices, --out FILE.csv leaves a decision for each in FILE_subjects.csv beside it.
 
     \b
     Example:  toolkit encode runs/cats --data holiday/ --out holiday-codes/
               toolkit predict runs/cats/probe holiday-codes/ --out labels.csv
+              toolkit predict runs/ixi/probe new-heads/ --subjects
     """
-    from stage2_probe.predict import predict as predict_codes
-    from toolkit_datasets.atomic import output_folder, replacing
+    from stage2_probe.predict import predictions, write_predictions
     from toolkit_datasets.codes import open_codes
 
-    table = predict_codes(probe, open_codes(codes))
+    found = predictions(probe, open_codes(codes))
+    table = found.of_subjects() if subjects else found.samples
     if out:
-        output_folder(out.parent)
-        with replacing(out) as temporary:
-            table.to_csv(temporary, index=False)
-        console.show(f"{len(table):,} predictions in {out}")
+        for path, written in write_predictions(found, out, subjects=subjects).items():
+            console.show(f"{len(written):,} predictions in {path}")
     elif not console.as_json:
         click.echo(table.to_csv(index=False), nl=False)
     console.data(table.to_dict("records"))

@@ -49,6 +49,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         **({"targets": _range(samples[good])} if card.labels.kind == "continuous" else {}),
         "unlabelled": int((good & (samples["label"] == "")).sum()),
         "splits": {str(split): {str(k): int(v) for k, v in row.items()} for split, row in table.iterrows()},
+        "pool": card.split.pool,
         "groups": int(samples[good & (samples["group"] != "")]["group"].nunique()),
         "grouped": int((good & (samples["group"] != "")).sum()),
         "sizes": {str(k): int(v) for k, v in sizes.items()},
@@ -95,6 +96,10 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
     lines += ["", _table(found["splits"])]
     if "subjects" in found:
         lines.append(f"subjects    {', '.join(f'{split} {count:,}' for split, count in found['subjects'].items())}")
+    if found["pool"] == "unlabelled":
+        lines.append(
+            "pool        those of 'unlabelled' with a label (split.labelled); neither stage sees the test split"
+        )
     if found["skipped"]:
         lines += ["", "skipped:"]
         lines += [f"  {entry['path']}: {entry['reason']}" for entry in found["skipped"][:20]]
@@ -121,7 +126,8 @@ def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:
             from stage2_probe.regressors import name_for
 
             learner = name_for(learner)
-        lines.append(f"probe     {p.draws} draws of {p.labels} labels, {p.features} -> {learner}")
+        draws = "one draw of the whole pool" if p.labels == "all" else f"{p.draws} draws of {p.labels} labels"
+        lines.append(f"probe     {draws}, {p.features} -> {learner}")
     return "\n".join(lines)
 
 

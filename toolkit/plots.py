@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from .drawing import (
     svg_text,
     write_png,
 )
-from .wording import TITLES, amount, baseline_title, is_continuous
+from .wording import TITLES, amount, baseline_title, is_continuous, of_subjects
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Measure:
     tick: Callable[[float], str]  # a number on the axis
     text: Callable[[float], str]  # a number beside a dot
     caption: Callable[[float], str]  # a number in a legend
+    labelled: str = "labelled images"  # what a label curve counts
 
 
 ACCURACY = Measure(
@@ -48,6 +49,13 @@ ACCURACY = Measure(
     text=lambda share: f"{100 * share:.1f}",
     caption=lambda share: f"{100 * share:.1f} %",
 )
+
+
+def of_people(measure: Measure, found: Mapping[str, Any]) -> Measure:
+    """The measure in the words that suit the `probe` part of results: of images, or of subjects."""
+    if found.get("grouped"):
+        measure = replace(measure, labelled="labelled subjects")
+    return replace(measure, title=measure.title.replace("images", "subjects")) if of_subjects(found) else measure
 
 
 def error_measure(like: float) -> Measure:
@@ -153,7 +161,7 @@ def results_curve(results: Mapping[str, Any], out: Path) -> None:
         chance = (titles["majority"], float(baselines["majority"]["accuracy"]["mean"]))
         curve["accuracy"] = {name: points for name, points in curve["accuracy"].items() if name != "majority"}
     with styled("curve"):
-        write_png(_label_curve(curve, titles, chance, measure), out)
+        write_png(_label_curve(curve, titles, chance, of_people(measure, results["probe"])), out)
 
 
 def _label_curve(
@@ -175,7 +183,7 @@ def _label_curve(
     axes.set_xticks(curve["labels"], [f"{n:,}" for n in curve["labels"]])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: measure.tick(value)))
-    axes.set_xlabel("labelled images (log scale)")
+    axes.set_xlabel(f"{measure.labelled} (log scale)")
     axes.set_ylabel(measure.title)
     legend_above(figure, axes)
     return figure

@@ -30,15 +30,20 @@ from toolkit.wording import (
     amounts,
     baseline_title,
     bits_text,
+    by_slice,
     duration,
+    few_subjects,
     headline,
     interval,
     is_continuous,
     judged,
+    n_judged,
+    of_subjects,
     percent,
     ratio,
     ratios,
     references_table,
+    single,
     verdict,
 )
 from toolkit_datasets.atomic import write_text
@@ -74,7 +79,8 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
     card = folder / "card.toml"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     continuous = _continuous(results, text)
-    predictions = folder / "probe" / "predictions.csv"
+    subjects = of_subjects(results.get("probe", {}))
+    predictions = folder / "probe" / ("predictions_subjects.csv" if subjects else "predictions.csv")
     html = _environment().get_template("report.html.j2").render(
         results=results,
         stage1=results.get("stage1") or metrics,
@@ -90,6 +96,8 @@ def write_report(folder: Path, prepared: Prepared | None) -> Path:
         usage={name: Markup(plots.usage(counts)) for name, counts in metrics.get("code_counts", {}).items()},
         probe=probe(results, predictions),
         gallery=gallery(predictions, prepared),
+        predictions=predictions.name,
+        subjects=subjects,
         has_images=prepared is not None,
         map=code_map(folder, continuous=continuous),
     )  # fmt: skip
@@ -124,16 +132,25 @@ def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> di
     titles = {row["name"]: row["title"] for row in rows}
     matrix = found.get("confusion")
     drawn = [(row["name"], row["title"], row["accuracy"]) for row in rows if row["name"] != "majority"]
+    measure = plots.of_people(plots.ACCURACY, found)
     return {
         "found": found,
         "judged": judged(found),
+        "n_judged": n_judged(found),
+        "few": few_subjects(found),
+        "by_slice": by_slice(found),
+        "single": single(found),
+        "cases": "subjects" if of_subjects(found) else "images",
         "classifier": CLASSIFIERS.get(found["classifier"], found["classifier"]),
         "rows": rows,
-        "bars": Markup(plots.score_bars(drawn, chance)),
-        "curve": Markup(plots.label_curve(curve, titles, chance)) if len(curve.get("labels", [])) > 1 else None,
+        "bars": Markup(plots.score_bars(drawn, chance, measure)),
+        "curve": Markup(plots.label_curve(curve, titles, chance, measure))
+        if len(curve.get("labels", [])) > 1
+        else None,
         "curve_data": curve,
         "titles": titles,
         "confusion": Markup(plots.confusion(np.array(matrix), found["classes"])) if matrix else None,
+        "head_size": baselines.get("head_size", {}).get("auroc"),
     }
 
 
@@ -203,13 +220,11 @@ def reconstructions(examples_npz: Path) -> list[dict[str, Any]] | None:
 def gallery(predictions_csv: Path, prepared: Prepared | None) -> dict[str, Any] | None:
     """The most confident right and wrong predictions of each class, with thumbnails; None without images.
 
-    For continuous targets see `report_continuous.gallery`.
+    A subject is shown by its middle slice. For continuous targets see `report_continuous.gallery`.
     """
     if prepared is None or not predictions_csv.is_file():
         return None
-    predictions = _read_csv(predictions_csv)
-    unique = prepared.samples.reset_index(names="row").drop_duplicates("id", keep=False)  # never a wrong picture
-    predictions = predictions.merge(unique[["id", "row"]], on="id", how="inner")
+    predictions = _with_rows(_read_csv(predictions_csv), prepared.samples)
     if "target" in predictions:
         return report_continuous.gallery(predictions, lambda row: png(np.asarray(prepared.images[int(row["row"])])))
     own = [row.get(f"p_{row['predicted']}", "") for row in predictions.to_dict("records")]
@@ -227,6 +242,19 @@ def gallery(predictions_csv: Path, prepared: Prepared | None) -> dict[str, Any] 
             | {key: [_thumbnail(row, prepared) for row in part.to_dict("records")] for key, part in parts.items()}
         )
     return {"classes": shown, "more": max(0, len(classes) - CLASSES_SHOWN)}
+
+
+def _with_rows(predictions: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The predictions whose picture is known, with a column row: the image's, or that of a subject's middle slice."""
+    numbered = samples.reset_index(names="row")
+    if "group" not in predictions:
+        unique = numbered.drop_duplicates("id", keep=False)  # never a wrong picture
+        return predictions.merge(unique[["id", "row"]], on="id", how="inner")
+    good = numbered[numbered["status"] == "ok"]
+    named = good["group"].where(good["group"] != "", good["id"])
+    middle = {name: rows.iloc[len(rows) // 2] for name, rows in good["row"].groupby(named)}
+    known = predictions[predictions["group"].isin(middle)].reset_index(drop=True)
+    return known.assign(id=known["group"], file=known["group"], row=known["group"].map(middle))
 
 
 def png(image: np.ndarray) -> str:

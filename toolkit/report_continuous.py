@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import plots, target_plots
-from .wording import REGRESSORS, baseline_title, compared, judged
+from .wording import REGRESSORS, baseline_title, by_slice, compared, few_subjects, judged, n_judged, of_subjects, single
 
 EACH = 8  # images in each half of the gallery
 
@@ -20,7 +20,7 @@ def section(results: Mapping[str, Any], predictions: pd.DataFrame | None) -> dic
 
     Args:
         results: with `probe`, `baselines` and `curve` of continuous targets.
-        predictions: predictions.csv of the probe as text; None leaves out the scatter.
+        predictions: of the probe, of single images or of subjects, as text; None leaves out the scatter.
     """
     found, baselines = results["probe"], results.get("baselines", {})
     rows = [{"name": "codes", "title": "these codes", "scores": found, "difference": None, "verdict": ""}]
@@ -37,11 +37,17 @@ def section(results: Mapping[str, Any], predictions: pd.DataFrame | None) -> dic
     titles = {row["name"]: row["title"] for row in rows}
     chance = (titles["mean"], float(baselines["mean"]["mae"]["mean"])) if "mean" in baselines else None
     curve = results.get("curve") or {}
-    measure = plots.error_measure(found["mae"]["mean"])
+    cases = "subjects" if of_subjects(found) else "images"
+    measure = plots.of_people(plots.error_measure(found["mae"]["mean"]), found)
     drawn = [(row["name"], row["title"], row["scores"]["mae"]) for row in rows if row["name"] != "mean"]
     return {
         "found": found,
         "judged": judged(found),
+        "n_judged": n_judged(found),
+        "few": few_subjects(found),
+        "by_slice": by_slice(found),
+        "single": single(found),
+        "cases": cases,
         "classifier": REGRESSORS.get(found["classifier"], found["classifier"]),
         "rows": rows,
         "like": found["mae"]["mean"],
@@ -49,7 +55,7 @@ def section(results: Mapping[str, Any], predictions: pd.DataFrame | None) -> dic
         "curve": Markup(plots.label_curve(curve, titles, None, measure)) if len(curve.get("labels", [])) > 1 else None,
         "curve_data": curve,
         "titles": titles,
-        "scatter": None if predictions is None else Markup(target_plots.scatter(*_columns(predictions))),
+        "scatter": None if predictions is None else Markup(target_plots.scatter(*_columns(predictions), cases)),
         "shown": 0 if predictions is None else min(len(predictions), target_plots.POINTS),
     }
 

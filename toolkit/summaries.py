@@ -21,7 +21,9 @@ from .wording import (
     amounts,
     baseline_title,
     bits_text,
+    by_slice,
     compared,
+    few_subjects,
     headline,
     interval,
     is_continuous,
@@ -69,21 +71,32 @@ def probe_text(results: Mapping[str, Any]) -> str:
     lines = [leakage_text(results["leakage"])] if results.get("leakage") else []
     lines += [f"stage 2   {words['result']}", f"          {words['conclusion']}".rstrip()]
     lines += _error_table(results) if is_continuous(probe) else _accuracy_table(results)
-    how = f"{probe['draws']} draws of {probe['n_labelled']} labels, {features_text(probe)}, {probe['classifier']}"
+    if slices := by_slice(probe):
+        lines.append(f"          {slices}")
+    draws = "one draw" if probe["draws"] == 1 else f"{probe['draws']} draws"
+    how = f"{draws} of {probe['n_labelled']} labels, {features_text(probe)}, {probe['classifier']}"
+    if probe.get("pool") == "unlabelled":
+        how += "; stage 1 learned from the labelled ones too, without their labels"
     if probe["judge"] == "pool":
         how += "; judged on half of the pool, the test set was not touched"
     return "\n".join(filter(str.strip, [*lines, f"          ({how})"]))
 
 
 def _accuracy_table(results: Mapping[str, Any]) -> list[str]:
+    few = few_subjects(results["probe"])
+
+    def row(title: str, scores: Mapping[str, Any]) -> str:
+        bounds = f"{interval(scores['accuracy']['ci95']):>13} " if few else ""
+        return f"          {title:30} {bounds}{percent(scores['accuracy']['mean']):>9}"
+
     lines = [
-        f"          {'':30} {'accuracy':>9}   codes minus this, 95 % interval",
-        f"          {TITLES['codes']:30} {percent(results['probe']['accuracy']['mean']):>9}",
+        f"          {'':30} {'95 % interval ' if few else ''}{'accuracy':>9}   codes minus this, 95 % interval",
+        row(TITLES["codes"], results["probe"]),
     ]
     for name, baseline in results.get("baselines", {}).items():
         difference = baseline["difference"]
         lines.append(
-            f"          {baseline_title(name, baseline):30} {percent(baseline['accuracy']['mean']):>9}   "
+            f"{row(baseline_title(name, baseline), baseline)}   "
             f"{100 * difference['mean']:+.1f} points, {interval(difference['ci95'], sign=True)}: {compared(baseline)}"
         )
     return lines
@@ -97,10 +110,15 @@ def _error_table(results: Mapping[str, Any]) -> list[str]:
         bounds = amounts(difference["ci95"], like=like, sign=True)
         against = f"{amount(difference['mean'], like=like, sign=True)}, {bounds}"
         rows[baseline_title(name, baseline)] = (baseline, f"   {against}: {compared(baseline)}")
-    lines = [f"          {'':30} {'MAE':>9} {'R²':>6}   codes minus this in MAE (below 0 is better), 95 % interval"]
+    few = few_subjects(results["probe"])
+    head = f"{'95 % interval':>15} " if few else ""
+    lines = [
+        f"          {'':30} {head}{'MAE':>9} {'R²':>6}   codes minus this in MAE (below 0 is better), 95 % interval"
+    ]
     for title, (scores, against) in rows.items():
         mae, r2 = amount(scores["mae"]["mean"], like=like), ratio(scores["r2"]["mean"])
-        lines.append(f"          {title:30} {mae:>9} {r2:>6}{against}")
+        bounds = f"{amounts(scores['mae']['ci95'], like=like):>15} " if few else ""
+        lines.append(f"          {title:30} {bounds}{mae:>9} {r2:>6}{against}")
     return lines
 
 

@@ -13,8 +13,10 @@ POINTS = 2000  # more would only print over each other
 THIRDS = ((0, "lowest third"), (-1, "middle third"), (1, "highest third"))  # blue, grey and orange of the palette
 
 
-def scatter(target: np.ndarray, prediction: np.ndarray) -> str:
+def scatter(target: np.ndarray, prediction: np.ndarray, what: str = "images") -> str:
     """Draw predictions against truth, (T,) each, with the line on which they would be equal; SVG.
+
+    `what` they are of: images or subjects.
 
     Of more than `POINTS` samples an evenly spread part is shown; both axes have the same scale.
     """
@@ -28,7 +30,7 @@ def scatter(target: np.ndarray, prediction: np.ndarray) -> str:
         axes.plot(limits, limits, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="prediction = truth")
         axes.plot(
             target[shown], prediction[shown], linestyle="none", marker="o", color=PALETTE[0],
-            markersize=3.6, markeredgewidth=0, alpha=0.5, label="unseen images",
+            markersize=3.6, markeredgewidth=0, alpha=0.5, label=f"unseen {what}",
         )  # fmt: skip
         axes.set_xlim(limits)
         axes.set_ylim(limits)

@@ -28,8 +28,10 @@ TITLES = {
     "pixels": "raw pixels",
     "hog": "HOG",
     "random": "an untrained encoder",
+    "head_size": "head size",
     "other": "other codes",
 }
+FEW = 50  # subjects: below, an interval says more than its middle, and stands before it
 
 
 def model_text(card: Card, learners: int) -> str:
@@ -152,17 +154,56 @@ def headline(results: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str
 
 
 def judged(found: Mapping[str, Any]) -> str:
-    """Which images the scores are from."""
-    return "held-out images of the pool" if found.get("judge") == "pool" else "test images"
+    """What the scores are of: images, or subjects."""
+    what = "subjects" if of_subjects(found) else "images"
+    return f"held-out {what} of the pool" if found.get("judge") == "pool" else f"test {what}"
+
+
+def n_judged(found: Mapping[str, Any]) -> int:
+    """How many of them there are."""
+    return int(found["n_test_groups"] if of_subjects(found) else found["n_test"])
+
+
+def of_subjects(found: Mapping[str, Any]) -> bool:
+    """Whether a decision is about a whole subject, so that scores count subjects."""
+    return found.get("decided") == "group"
+
+
+def few_subjects(found: Mapping[str, Any]) -> bool:
+    """Whether they are so few that an interval goes before its middle."""
+    return of_subjects(found) and n_judged(found) < FEW
+
+
+def by_slice(found: Mapping[str, Any]) -> str:
+    """What the single slices of the subjects score, as half a sentence; "" where images are judged anyway."""
+    scores = found.get("per_sample")
+    if not scores:
+        return ""
+    begin = f"{single(found)} by {single(found)}:"
+    if is_continuous(found):
+        like, mae = found["mae"]["mean"], scores["mae"]
+        error, bounds = amount(mae["mean"], like=like), amounts(mae["ci95"], like=like)
+        return f"{begin} a mean absolute error of {error} ({bounds}) over {scores['n']:,}"
+    bounds = interval(scores["accuracy"]["ci95"])
+    return f"{begin} {percent(scores['accuracy']['mean'])} of {scores['n']:,} right ({bounds})"
+
+
+def single(found: Mapping[str, Any]) -> str:
+    """What a single sample of a subject is called: a slice, or an image."""
+    return str(found.get("per_sample", {}).get("of", "images")).removesuffix("s")
 
 
 def _rightness(found: Mapping[str, Any]) -> str:
     classifier = CLASSIFIERS.get(found["classifier"], f"a {found['classifier']} classifier")
-    bounds = found["accuracy"].get("ci95")
-    return (
-        f"With {_labels(found)}, {classifier} on these codes gets {percent(found['accuracy']['mean'])}"
-        + f" of {found['n_test']:,} {judged(found)} right"
-        + (f" (95 % interval {100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})." if bounds else ".")
+    mean, bounds = percent(found["accuracy"]["mean"]), found["accuracy"].get("ci95")
+    begin = f"With {_labels(found)}, {classifier} on these codes gets "
+    if few_subjects(found) and bounds:
+        return (
+            f"{begin}{interval(bounds)} % of subjects right (95 % interval; {mean} of the {n_judged(found)} "
+            f"{judged(found)})."
+        )
+    return f"{begin}{mean} of {n_judged(found):,} {judged(found)} right" + (
+        f" (95 % interval {100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})." if bounds else "."
     )
 
 
@@ -170,8 +211,14 @@ def _errors(found: Mapping[str, Any]) -> str:
     regressor = REGRESSORS.get(found["classifier"], found["classifier"])
     mae, r2 = found["mae"], found["r2"]
     bounds = amounts(mae.get("ci95"), like=mae["mean"])
+    if few_subjects(found) and mae.get("ci95"):
+        return (
+            f"With {_labels(found)}, {regressor} on these codes predicts the targets of subjects with a mean absolute "
+            f"error of {bounds} (95 % interval; {amount(mae['mean'])} for the {n_judged(found)} {judged(found)}) and "
+            f"an R² of {ratios(r2.get('ci95'))} ({ratio(r2['mean'])})."
+        )
     return (
-        f"With {_labels(found)}, {regressor} on these codes predicts the targets of {found['n_test']:,} "
+        f"With {_labels(found)}, {regressor} on these codes predicts the targets of {n_judged(found):,} "
         f"{judged(found)} with a mean absolute error of {amount(mae['mean'])} (95 % interval {bounds}) and an R² of "
         + ratio(r2["mean"])
         + (f" ({ratios(r2['ci95'])})." if r2.get("ci95") else ".")
@@ -179,7 +226,8 @@ def _errors(found: Mapping[str, Any]) -> str:
 
 
 def _labels(found: Mapping[str, Any]) -> str:
-    return f"{found['n_labelled']:,} {'labelled subjects' if found.get('grouped') else 'labels'}"
+    whole = "all " if found["n_labelled"] == found.get("n_pool") else ""
+    return f"{whole}{found['n_labelled']:,} {'labelled subjects' if found.get('grouped') else 'labels'}"
 
 
 def baseline_title(name: str, baseline: Mapping[str, Any]) -> str:
