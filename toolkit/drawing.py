@@ -28,7 +28,13 @@ WIDTH = 6.0  # inches; with 10 pt text it reads well from a telephone (x0.9) to 
 INK, RULE, PAPER = "#22262a", "#d5d9dd", "#fefefe"
 # Okabe & Ito (2008), told apart by colour-blind readers; yellow left out: it vanishes on white paper.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a7f85")
-SERIES = {"codes": 0, "pixels": 1, "hog": 2, "random": 3, "head_size": 4}  # one colour and marker per feature set, in every plot
+SERIES = {
+    "codes": 0,
+    "pixels": 1,
+    "hog": 2,
+    "random": 3,
+    "head_size": 4,
+}  # one colour and marker per feature set, in every plot
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 VARIABLES = {INK: "--ink", RULE: "--rule", PAPER: "--paper"} | {c: f"--c{i}" for i, c in enumerate(PALETTE)}
 

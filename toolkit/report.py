@@ -113,7 +113,17 @@ def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> di
         there = predictions_csv is not None and predictions_csv.is_file()
         return report_continuous.section(results, _read_csv(predictions_csv) if there and predictions_csv else None)
     found, baselines = results["probe"], results.get("baselines", {})
-    rows = [{"name": "codes", "title": "these codes", "accuracy": found["accuracy"], "difference": None, "verdict": ""}]
+    rows = [
+        {
+            "name": "codes",
+            "title": "these codes",
+            "accuracy": found["accuracy"],
+            "per_sample": found.get("per_sample"),
+            "auroc": found.get("auroc"),
+            "difference": None,
+            "verdict": "",
+        }
+    ]
     for name, baseline in baselines.items():
         difference = baseline.get("difference")
         rows.append(
@@ -121,6 +131,8 @@ def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> di
                 "name": name,
                 "title": baseline_title(name, baseline),
                 "accuracy": baseline["accuracy"],
+                "per_sample": baseline.get("per_sample"),
+                "auroc": baseline.get("auroc"),
                 "difference": difference,
                 "verdict": verdict(difference),
             }
@@ -150,7 +162,6 @@ def probe(results: Mapping[str, Any], predictions_csv: Path | None = None) -> di
         "curve_data": curve,
         "titles": titles,
         "confusion": Markup(plots.confusion(np.array(matrix), found["classes"])) if matrix else None,
-        "head_size": baselines.get("head_size", {}).get("auroc"),
     }
 
 

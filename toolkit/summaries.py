@@ -27,6 +27,7 @@ from .wording import (
     headline,
     interval,
     is_continuous,
+    of_subjects,
     percent,
     ratio,
     references_table,
@@ -83,14 +84,16 @@ def probe_text(results: Mapping[str, Any]) -> str:
 
 
 def _accuracy_table(results: Mapping[str, Any]) -> list[str]:
-    few = few_subjects(results["probe"])
+    few, subjects = few_subjects(results["probe"]), of_subjects(results["probe"])
 
     def row(title: str, scores: Mapping[str, Any]) -> str:
         bounds = f"{interval(scores['accuracy']['ci95']):>13} " if few else ""
-        return f"          {title:30} {bounds}{percent(scores['accuracy']['mean']):>9}"
+        area = f" {ratio(scores.get('auroc', {}).get('mean')):>6}" if subjects else ""
+        return f"          {title:30} {bounds}{percent(scores['accuracy']['mean']):>9}{area}"
 
+    head = f"{'95 % interval ' if few else ''}{'accuracy':>9}{'  AUROC' if subjects else ''}"
     lines = [
-        f"          {'':30} {'95 % interval ' if few else ''}{'accuracy':>9}   codes minus this, 95 % interval",
+        f"          {'':30} {head}   codes minus this, 95 % interval",
         row(TITLES["codes"], results["probe"]),
     ]
     for name, baseline in results.get("baselines", {}).items():
