@@ -6,8 +6,8 @@ single pictures where there are no groups) and, independently, the draws; the sc
 sets see the same resamples, so differences between them are paired. What this does not cover: another pool of
 labels, and another seed of the encoder.
 
-With few test groups the ends are taken further out, so that an interval over fourteen subjects is as often right as it
-says (see `tails`).
+With few test groups the ends are taken further out, so that an interval over fourteen subjects is nearly as often
+right as it says (see `tails`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolkit_datasets.card import card_from
 from toolkit_datasets.card_data import Split
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.splits import assign, assign_groups, leakage, scaled
@@ -186,6 +188,36 @@ def test_a_publishers_test_part_holds_for_groups_too() -> None:
     out = assign_groups(samples, Split(unlabelled="rest", labelled=0, test="rest", test_part="test"), 0)
     assert Counter(people(samples, out)["split"]) == {"unlabelled": 50, "test": 10}
     assert set(samples["part"][out == "test"]) == {"test"}
+
+
+def test_a_small_cohort_labels_the_people_that_stage_1_learns_from() -> None:
+    sizes = Split(unlabelled=0.7, labelled="unlabelled", test="rest")
+    assert sizes.pool == "unlabelled"
+    samples = cohort(labels=["m", "f", ""] * 20)
+    found = people(samples, assign_groups(samples, sizes, 0))
+    assert Counter(found["split"]) == {"unlabelled": 42, "test": 18}
+    apart = Split(unlabelled=0.7, labelled=0.1, test="rest")
+    same = people(samples, assign_groups(samples, apart, 0))
+    learners = [set(table["group"][table["split"] == "unlabelled"]) for table in (found, same)]
+    assert learners[0] == learners[1], "who learns does not depend on who is labelled"
+    assert leakage(samples.assign(split=assign_groups(samples, sizes, 0))) is None
+    pictures = assign(table(["a", "b"] * 50), sizes, 0)
+    assert Counter(pictures) == {"unlabelled": 70, "test": 30}
+    assert Counter(assign(table(["a", "b"] * 50), scaled(sizes, 0.5), 0)) == Counter(pictures), "shares stay"
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"labelled": "half"}, r'share from 0\.0 to 1\.0, or "rest" or "unlabelled"'),
+        ({"test": "unlabelled"}, r'share from 0\.0 to 1\.0, or "rest"$'),
+        ({"test": 1.5}, r'share from 0\.0 to 1\.0, or "rest"$'),
+        ({"labelled": "unlabelled", "unlabelled": 0}, r"leaves it empty: set split\.unlabelled above 0"),
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ToolkitError, match=said):
+        card_from({"title": "t", "split": keys}, origin="test")
 
 
 def test_leakage_is_counted_from_the_split_itself() -> None:
