@@ -47,6 +47,8 @@ def test_overrides_are_read_as_toml_and_else_as_text() -> None:
         ("split.test=1.5", ["split.test", "1.5", "share"]),
         ("split.test=-3", ["split.test", "-3"]),
         ("probe.classifier=forest", ["probe.classifier", "forest", "logistic"]),
+        ("probe.labels=1", ["probe.labels = 1", "2 or more", "all"]),
+        ('probe.baselines=["sift"]', ["sift", "head_size"]),
         ("image.size", ["key=value", "image.size"]),
         ("title.deep=3", ["title", "not a table"]),
     ],
