@@ -38,7 +38,8 @@ def cards_page() -> str:
         "`split.group` names. How volumes become slices: [volumes](volumes.md).\n",
         "Split sizes are counts, shares of the labelled images, or `rest`. Images without a label always join "
         "`unlabelled` first; duplicates and groups lie on one side. For volumes sizes count subjects, and shares are "
-        "of all of them.\n",
+        "of all of them. `split.labelled` may also be the word `unlabelled`, for small cohorts: "
+        "[subjects](subjects.md).\n",
     ]
     for name, field in card.Card.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

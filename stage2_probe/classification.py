@@ -13,7 +13,7 @@ from .judge import CODES, Judge, Scores
 from .predict import class_table
 from .task import ClassTask
 
-PAIRS = 1_000_000  # of a positive and a negative test case: up to here an AUROC has an interval, in a second or two
+PAIRS = 250_000  # of a positive and a negative test case: up to here an AUROC has an interval, in a second or so
 
 
 class Classification(Judge[ClassTask]):

@@ -100,14 +100,13 @@ class Bootstrap:
         it holds one class only. Takes time and memory by the number of pairs.
         """
         result = np.empty((self._resamples, len(shares)))
-        above = shares[:, positive, None] - shares[:, None, ~positive]  # (M, P, T - P)
-        wins = ((np.sign(above) + 1) / 2).astype(np.float32)
-        for part, weights in self._weights():
-            of_sample = weights[:, self._group]
-            up, down = of_sample[:, positive], of_sample[:, ~positive]
-            pairs = up.sum(axis=1) * down.sum(axis=1)
-            won = np.stack([((up @ each) * down).sum(axis=1) for each in wins], axis=1)
-            result[part] = won / np.where(pairs > 0, pairs, np.nan)[:, None]
+        for row, share in enumerate(shares):  # one at a time: the pairs of all rows would be large
+            wins = (np.sign(share[positive, None] - share[~positive]) + 1).astype(np.float32) / 2  # (P, T - P)
+            for part, weights in self._weights():
+                of_sample = weights[:, self._group]
+                up, down = of_sample[:, positive], of_sample[:, ~positive]
+                pairs = up.sum(axis=1) * down.sum(axis=1)
+                result[part, row] = ((up @ wins) * down).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
         return result
 
     def _sums(self, values: np.ndarray) -> np.ndarray:

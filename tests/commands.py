@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,26 @@ def toolkit(*words: object, sets: list[str] | None = None, code: int = 0) -> Res
     assert result.exit_code == code, f"toolkit {' '.join(arguments)}\n{result.output}\n{result.exception!r}"
     assert result.exception is None or isinstance(result.exception, SystemExit), "an error must not be a traceback"
     return result
+
+
+NO_TORCH = """
+import sys
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "torch":
+            raise ImportError("blocked")
+sys.meta_path.insert(0, NoTorch())
+from toolkit.cli import main
+main()
+"""
+
+
+def toolkit_without_torch(*words: object) -> None:
+    """Run `toolkit WORDS`, which must succeed, in a process of its own that cannot import torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def results(path: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from commands import results, toolkit
+from commands import results, toolkit, toolkit_without_torch
 
 from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
@@ -186,19 +184,7 @@ def test_what_cannot_be_split_is_described_all_the_same(tmp_path: Path, write_pi
 
 
 def test_the_probe_does_without_torch(done: Path, tmp_path: Path) -> None:
-    block = """
-import sys
-class NoTorch:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "torch":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, NoTorch())
-from toolkit.cli import main
-main()
-"""
-    command = [sys.executable, "-c", block, "probe", str(done / "codes"), "--out", str(tmp_path / "p")]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    toolkit_without_torch("probe", done / "codes", "--out", tmp_path / "p")
     found, whole = results(tmp_path / "p"), results(done)
     assert set(found["baselines"]) == {"majority", "pixels", "hog"}
     assert found["probe"] == whole["probe"]

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 import phantoms
 import pytest
 from click.testing import Result
-from commands import results, toolkit
+from commands import results, toolkit, toolkit_without_torch
 
 from stage2_probe.metrics import auroc
 from toolkit import report, wording
@@ -138,19 +137,7 @@ def test_separate_steps_and_either_format_give_the_same_numbers(
 
 
 def test_without_torch_and_without_images_the_subjects_are_the_same(sex: tuple[Path, Result], tmp_path: Path) -> None:
-    block = """
-import sys
-class NoTorch:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] == "torch":
-            raise ImportError("blocked")
-sys.meta_path.insert(0, NoTorch())
-from toolkit.cli import main
-main()
-"""
-    command = [sys.executable, "-c", block, "probe", str(sex[0] / "codes"), "--out", str(tmp_path / "p")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    toolkit_without_torch("probe", sex[0] / "codes", "--out", tmp_path / "p")
     assert results(tmp_path / "p")["probe"] == results(sex[0])["probe"]
 
 
