@@ -102,7 +102,7 @@ class Bootstrap:
         result = np.empty((self._resamples, len(shares)))
         for row, share in enumerate(shares):  # one at a time: the pairs of all rows would be large
             wins = (np.sign(share[positive, None] - share[~positive]) + 1).astype(np.float32) / 2  # (P, T - P)
-            for part, weights in self._weights():
+            for part, weights in self.weights():
                 of_sample = weights[:, self._group]
                 up, down = of_sample[:, positive], of_sample[:, ~positive]
                 pairs = up.sum(axis=1) * down.sum(axis=1)

@@ -103,13 +103,13 @@ class PixelCounts:
             "n": int(counts.sum()),
             "positive": int(positive.sum()),
             "groups": len(counts),
-            **_measures(positive, negative, resampled() if len(counts) >= FEWEST else iter(())),
+            **_measures(positive, negative, resampled() if len(counts) >= FEWEST else iter(()), units=len(counts)),
             "best_dice": best_dice(positive, negative) if positive.any() else None,
         }
 
 
 def _measures(
-    positive: np.ndarray, negative: np.ndarray, resampled: Iterator[tuple[np.ndarray, np.ndarray]]
+    positive: np.ndarray, negative: np.ndarray, resampled: Iterator[tuple[np.ndarray, np.ndarray]], *, units: int
 ) -> dict[str, Any]:
     whole = areas(positive, negative)
     if not (np.isfinite(whole.auroc) and np.isfinite(whole.average_precision)):
@@ -118,8 +118,7 @@ def _measures(
     out: dict[str, Any] = {}
     for name in ("auroc", "average_precision"):
         values = np.concatenate([getattr(part, name) for part in parts]) if parts else np.zeros(0)
-        values = values[np.isfinite(values)]  # a resample without positives ranks nothing
-        out[name] = {"value": float(getattr(whole, name)), "ci95": interval(values) if len(values) else None}
+        out[name] = {"value": float(getattr(whole, name)), "ci95": interval(values, units)}
     return out
 
 

@@ -244,7 +244,7 @@ def _scores(people: pd.DataFrame, *, seed: int) -> dict[str, Any]:
         found[name] = {
             "mean": float(values.mean()),
             "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
-            "ci95": interval(Bootstrap(np.arange(len(values)), seed=seed).means(values[None])[:, 0])
+            "ci95": interval(Bootstrap(np.arange(len(values)), seed=seed).means(values[None])[:, 0], len(values))
             if several
             else None,
             "n": len(values),
