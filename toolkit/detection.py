@@ -73,7 +73,8 @@ def detection(score: np.ndarray, truth: np.ndarray, groups: np.ndarray, *, seed:
             each = weights[:, groups].astype(float)  # (block, n)
             yield tuple(np.add.reduceat(each * side, starts, axis=1) for side in (truth, ~truth))  # type: ignore[misc]
 
-    return {**counts, **_measures(positive, negative, resampled() if counts["groups"] >= FEWEST else iter(()))}
+    units = int(counts["groups"])
+    return {**counts, **_measures(positive, negative, resampled() if units >= FEWEST else iter(()), units=units)}
 
 
 class PixelCounts:
