@@ -39,7 +39,7 @@ from stage1_vqvae.references import BLUR, fit
 from stage1_vqvae.surprise import CodeTally, surprise
 from toolkit.anomaly import head
 from toolkit.detection import PixelCounts, detection, subject_score
-from toolkit.healthy import healthy_rows
+from toolkit.healthy import ZONES, healthy_rows, zones_of
 from toolkit.layouts import Layouts
 from toolkit.masks import Masks
 from toolkit.pipeline import open_data, run_data
@@ -50,12 +50,19 @@ from toolkit_datasets.nifti import read_volume
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Terminal
 
-RADII = (3.0, 5.0, 8.0, 12.0)  # mm
-CONTRASTS = (-0.3, 0.15, 0.3)  # of black to white
-CHOOSE = ((5.0, 0.3), (5.0, -0.3), (8.0, 0.15), (8.0, -0.15))  # radius and contrast
+RADII = (6.0, 10.0, 15.0)  # mm
+CONTRASTS = (-0.3, 0.3, 0.6)  # of black to white
+CHOOSE = ((8.0, 0.6), (12.0, 0.3), (12.0, -0.3))  # radius and contrast
 RECIPES = [Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.02, 0.05, 0.2)]
 HALF = "half-of-pool"
-TRAIN = ("train.objective=reconstruct", "train.epochs=12")
+TRAIN = (  # few codes: a model that can copy whatever it sees finds nothing
+    "image.size=64",
+    "slices.spacing=3.4722222",
+    "train.objective=reconstruct",
+    "train.epochs=12",
+    "train.batch_size=32",
+    "vqvae.stride=8",
+)
 HEALTHY_ONLY = (
     "train.objective=reconstruct",
     "train.epochs=12",
@@ -172,12 +179,14 @@ class Reader:
         self.maps, self.recipes = maps, recipes
         self.blurs = sorted({recipe.blur for recipe in recipes})
         usual: dict[tuple[str, float], PixelErrors] = {}
+        zones = zones_of(own)
         for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
             inside = head(batch)[: len(part)]
             for name, raw in maps(batch[: len(part)]).items():
                 for blur in self.blurs:
-                    errors = usual.setdefault((name, blur), PixelErrors(own.card.image.size, torch.device("cpu")))
-                    errors.add(smoothed(raw, Recipe(blur=blur)), inside)
+                    key, size = (name, blur), own.card.image.size
+                    errors = usual.setdefault(key, PixelErrors(size, torch.device("cpu"), zones=ZONES))
+                    errors.add(smoothed(raw, Recipe(blur=blur)), inside, zones[part])
         self.usual = {key: tuple(map(torch.from_numpy, each.statistics())) for key, each in usual.items()}
 
     def read(self, prepared: Prepared, masks: Masks | None = None, pixels: tuple[Recipe, ...] = ()) -> Readings:
@@ -185,16 +194,17 @@ class Reader:
         subjects = prepared.samples["group"].to_numpy(str)
         found: dict[Key, list[np.ndarray]] = {}
         counts: dict[Key, PixelCounts] = {}
-        truth = []
+        truth, zones = [], zones_of(prepared)
         for part, batch in padded(prepared.images, rows, prepared.card.encode.batch_size, torch.device("cpu")):
             batch = batch[: len(part)]
             inside = head(batch)
             lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)
             truth.append(lesion.any(axis=(1, 2)))
+            here = zones[part]
             for name, raw in self.maps(batch).items():
                 for blur in self.blurs:
                     plain, (mean, spread) = smoothed(raw, Recipe(blur=blur)), self.usual[name, blur]
-                    for less_usual, values in ((False, plain), (True, (plain - mean) / spread)):
+                    for less_usual, values in ((False, plain), (True, (plain - mean[here]) / spread[here])):
                         for recipe in [each for each in self.recipes if each.blur == blur]:
                             key = (name, recipe, less_usual)
                             found.setdefault(key, []).append(top_mean(values, inside=inside, share=recipe.top).numpy())
@@ -278,7 +288,8 @@ def lesions(arguments: argparse.Namespace) -> str:
     """AUROC of slices and people, and average precision of pixels, by size and contrast, on the test people."""
     recipe = Recipe()
     made = bench(arguments, [recipe], judged="test")
-    originals = made.reader.read(replace(made.own, samples=made.own.samples[made.own.samples["split"] == "test"]))
+    tested = made.own.samples["split"].where(made.own.samples["split"] == "test", "")
+    originals = made.reader.read(replace(made.own, samples=made.own.samples.assign(split=tested)))
     tables: dict[str, list[str]] = {"slices": [], "people": [], "pixels": []}
     record: list[dict[str, Any]] = []
     for radius in RADII:
