@@ -20,7 +20,7 @@ from .pipeline import CHANGED, open_data
 from .runs import read_run
 
 FILE = "healthy.npz"
-ZONES = 5  # heights told apart: six slices of thirty each, so that a dozen people still say what is usual
+ZONES = 10  # heights told apart: three slices of thirty each, so that a dozen people still say what is usual
 
 
 def healthy_of(
