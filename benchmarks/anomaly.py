@@ -39,7 +39,7 @@ from stage1_vqvae.references import BLUR, fit
 from stage1_vqvae.surprise import CodeTally, surprise
 from toolkit.anomaly import head
 from toolkit.detection import PixelCounts, detection, subject_score
-from toolkit.healthy import healthy_rows
+from toolkit.healthy import ZONES, healthy_rows, zones_of
 from toolkit.layouts import Layouts
 from toolkit.masks import Masks
 from toolkit.pipeline import open_data, run_data
@@ -50,12 +50,19 @@ from toolkit_datasets.nifti import read_volume
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Terminal
 
-RADII = (3.0, 5.0, 8.0, 12.0)  # mm
-CONTRASTS = (-0.3, 0.15, 0.3)  # of black to white
-CHOOSE = ((5.0, 0.3), (5.0, -0.3), (8.0, 0.15), (8.0, -0.15))  # radius and contrast
+RADII = (6.0, 10.0, 15.0)  # mm
+CONTRASTS = (-0.3, 0.3, 0.6)  # of black to white
+CHOOSE = ((8.0, 0.6), (12.0, 0.3), (12.0, -0.3))  # radius and contrast
 RECIPES = [Recipe(blur=blur, top=top) for blur in (0, 1 / 128, 1 / 64, 1 / 32) for top in (0.005, 0.02, 0.05, 0.2)]
 HALF = "half-of-pool"
-TRAIN = ("train.objective=reconstruct", "train.epochs=12")
+TRAIN = (  # few codes: a model that can copy whatever it sees finds nothing
+    "image.size=64",
+    "slices.spacing=3.4722222",
+    "train.objective=reconstruct",
+    "train.epochs=12",
+    "train.batch_size=32",
+    "vqvae.stride=8",
+)
 HEALTHY_ONLY = (
     "train.objective=reconstruct",
     "train.epochs=12",
@@ -172,12 +179,14 @@ class Reader:
         self.maps, self.recipes = maps, recipes
         self.blurs = sorted({recipe.blur for recipe in recipes})
         usual: dict[tuple[str, float], PixelErrors] = {}
+        zones = zones_of(own)
         for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
             inside = head(batch)[: len(part)]
             for name, raw in maps(batch[: len(part)]).items():
                 for blur in self.blurs:
-                    errors = usual.setdefault((name, blur), PixelErrors(own.card.image.size, torch.device("cpu")))
-                    errors.add(smoothed(raw, Recipe(blur=blur)), inside)
+                    key, size = (name, blur), own.card.image.size
+                    errors = usual.setdefault(key, PixelErrors(size, torch.device("cpu"), zones=ZONES))
+                    errors.add(smoothed(raw, Recipe(blur=blur)), inside, zones[part])
         self.usual = {key: tuple(map(torch.from_numpy, each.statistics())) for key, each in usual.items()}
 
     def read(self, prepared: Prepared, masks: Masks | None = None, pixels: tuple[Recipe, ...] = ()) -> Readings:
@@ -185,16 +194,17 @@ class Reader:
         subjects = prepared.samples["group"].to_numpy(str)
         found: dict[Key, list[np.ndarray]] = {}
         counts: dict[Key, PixelCounts] = {}
-        truth = []
+        truth, zones = [], zones_of(prepared)
         for part, batch in padded(prepared.images, rows, prepared.card.encode.batch_size, torch.device("cpu")):
             batch = batch[: len(part)]
             inside = head(batch)
             lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)
             truth.append(lesion.any(axis=(1, 2)))
+            here = zones[part]
             for name, raw in self.maps(batch).items():
                 for blur in self.blurs:
                     plain, (mean, spread) = smoothed(raw, Recipe(blur=blur)), self.usual[name, blur]
-                    for less_usual, values in ((False, plain), (True, (plain - mean) / spread)):
+                    for less_usual, values in ((False, plain), (True, (plain - mean[here]) / spread[here])):
                         for recipe in [each for each in self.recipes if each.blur == blur]:
                             key = (name, recipe, less_usual)
                             found.setdefault(key, []).append(top_mean(values, inside=inside, share=recipe.top).numpy())
@@ -221,6 +231,18 @@ class Bench:
     reader: Reader
     healthy: dict[Key, np.ndarray]  # scores of held-out healthy slices
 
+    def originals(self, split: str) -> Readings:
+        """The scans of a split as they are."""
+        chosen = self.own.samples["split"].where(self.own.samples["split"] != split, "new")
+        chosen = chosen.where(chosen == "new", "")
+        return self.reader.read(replace(self.own, samples=self.own.samples.assign(split=chosen)))
+
+    def combined(self, found: Readings, recipe: Recipe) -> np.ndarray:
+        """As `toolkit anomaly` does."""
+        keys = [("error", recipe, True), ("surprise", recipe, False)]
+        parts = [(found.scores[key] - self.healthy[key].mean()) / self.healthy[key].std() for key in keys]
+        return np.mean(parts, axis=0)
+
 
 def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) -> Bench:
     """A trained run, and methods that know what is usual from people who are not judged."""
@@ -240,33 +262,27 @@ def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) 
     return Bench(run, own, reader, reader.read(part).scores)
 
 
-def combined(found: dict[Key, np.ndarray], healthy: dict[Key, np.ndarray], recipe: Recipe) -> np.ndarray:
-    """As `toolkit anomaly` does."""
-    parts = [("error", True), ("surprise", False)]
-    keys = [(name, recipe, less_usual) for name, less_usual in parts]
-    return np.mean([(found[key] - healthy[key].mean()) / healthy[key].std() for key in keys], axis=0)
-
-
 def choose(arguments: argparse.Namespace) -> str:
     """Mean AUROC of slices over four kinds of lesions in half of the pool's people, by setting."""
     made = bench(arguments, RECIPES, judged=HALF)
+    originals = made.originals(HALF)
     areas: dict[str, dict[Recipe, list[float]]] = {}
     for radius, contrast in CHOOSE:
         scans, masks = with_lesions(made.own, HALF, arguments.out / "volumes", radius, contrast)
         prepared = opened(made.run, scans)
         found = made.reader.read(prepared, Masks(masks, prepared, prepared.rows("new"), Layouts(prepared)))
         for recipe in RECIPES:
-            columns = {
-                "error, less what is usual": found.scores["error", recipe, True],
-                "error": found.scores["error", recipe, False],
-                "surprise": found.scores["surprise", recipe, False],
-                "surprise, less what is usual": found.scores["surprise", recipe, True],
-                "combined": combined(found.scores, made.healthy, recipe),
-                "PCA": found.scores["PCA", recipe, True],
+            keys = {
+                "error, less what is usual": ("error", recipe, True),
+                "error": ("error", recipe, False),
+                "surprise": ("surprise", recipe, False),
+                "surprise, less what is usual": ("surprise", recipe, True),
+                "PCA": ("PCA", recipe, True),
             }
-            for name, score in columns.items():
-                area = detection(score, found.truth, found.subjects, seed=0)["auroc"]["value"]
-                areas.setdefault(name, {}).setdefault(recipe, []).append(area)
+            pairs = {name: (found.scores[key], originals.scores[key]) for name, key in keys.items()}
+            pairs["combined"] = made.combined(found, recipe), made.combined(originals, recipe)
+            for name, pair in pairs.items():
+                areas.setdefault(name, {}).setdefault(recipe, []).append(against(*pair, found)["auroc"]["value"])
     lines = ["| blur, share of the side | top pixels | " + " | ".join(areas) + " |", "|---|---|" + "---|" * len(areas)]
     for recipe in RECIPES:
         cells = " | ".join(f"{np.mean(areas[name][recipe]):.3f}" for name in areas)
@@ -278,7 +294,7 @@ def lesions(arguments: argparse.Namespace) -> str:
     """AUROC of slices and people, and average precision of pixels, by size and contrast, on the test people."""
     recipe = Recipe()
     made = bench(arguments, [recipe], judged="test")
-    originals = made.reader.read(replace(made.own, samples=made.own.samples[made.own.samples["split"] == "test"]))
+    originals = made.originals("test")
     tables: dict[str, list[str]] = {"slices": [], "people": [], "pixels": []}
     record: list[dict[str, Any]] = []
     for radius in RADII:
@@ -301,9 +317,8 @@ def lesions(arguments: argparse.Namespace) -> str:
             }
             of: dict[str, dict[str, Any]] = {"slices": {}, "people": {}, "pixels": {}}
             for name, key in columns.items():
-                score = found.scores[key] if key else combined(found.scores, made.healthy, recipe)
-                plain = originals.scores[key] if key else combined(originals.scores, made.healthy, recipe)
-                of["slices"][name] = detection(score, found.truth, found.subjects, seed=0)
+                score, plain = (each.scores[key] if key else made.combined(each, recipe) for each in (found, originals))
+                of["slices"][name] = against(score, plain, found)
                 ill, well = (by_person(each, part.subjects) for each, part in ((score, found), (plain, originals)))
                 truth, people = np.repeat([True, False], [len(ill), len(well)]), [*ill, *well]
                 values = np.array([*ill.values(), *well.values()])
@@ -331,6 +346,15 @@ def lesions(arguments: argparse.Namespace) -> str:
     toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
     titles = {"slices": "AUROC of slices", "people": "AUROC of people", "pixels": "Average precision of pixels"}
     return "\n\n".join(f"{titles[level]}:\n\n" + "\n".join(lines) for level, lines in tables.items())
+
+
+def against(ill: np.ndarray, well: np.ndarray, found: Readings) -> dict[str, Any]:
+    """How well slices with lesion are told from the same slices of the same people without it.
+
+    Other slices of the lesion's own volume would not do: errors depend on the height, and so do places of lesions.
+    """
+    score, truth = np.concatenate([ill[found.truth], well[found.truth]]), np.repeat([True, False], found.truth.sum())
+    return detection(score, truth, np.tile(found.subjects[found.truth], 2), seed=0)
 
 
 def by_person(score: np.ndarray, subjects: np.ndarray) -> dict[str, float]:

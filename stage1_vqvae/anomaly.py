@@ -48,8 +48,8 @@ class Recipe:
 class Healthy:
     """What a model makes of healthy images, see healthy.py."""
 
-    mean: np.ndarray  # (H, W) float32, of the blurred error
-    spread: np.ndarray  # (H, W) float32, its standard deviation
+    mean: np.ndarray  # (Z, H, W) float32, of the blurred error in each of Z zones
+    spread: np.ndarray  # (Z, H, W) float32, its standard deviation
     rarity: np.ndarray | None  # (R, places, K) float32 nats, of the codes of the first level; None without codes
     scores: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (n,) float32, of the held-out images
     learned: int = 0  # images whose codes were counted
@@ -99,11 +99,12 @@ class Detector:
         self._rarity = None if healthy.rarity is None else torch.from_numpy(healthy.rarity).to(device)
 
     @torch.inference_mode()
-    def maps(self, batch: Tensor) -> Maps:
-        """The maps of uint8 images (B, C, H, W)."""
+    def maps(self, batch: Tensor, zones: np.ndarray | None = None) -> Maps:
+        """The maps of uint8 images (B, C, H, W), of which each is of one of the zones (B,), by default the first."""
         rebuilt, quantized = reconstruct(self.model, batch)
         error = absolute_error(batch, rebuilt)
-        deviation = (smoothed(error, self.healthy.recipe) - self._mean) / self._spread
+        where = np.zeros(len(batch), np.int64) if zones is None else zones
+        deviation = (smoothed(error, self.healthy.recipe) - self._mean[where]) / self._spread[where]
         rare = None
         if self._rarity is not None:
             found = surprise(self._rarity, next(iter(quantized.values())).indices)[:, None]
@@ -111,11 +112,23 @@ class Detector:
         return Maps(rebuilt, error, deviation, rare, self._inside(batch))
 
     def run(
-        self, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        *,
+        zones: np.ndarray | None = None,
+        batch_size: int,
+        bar: Bar | None = None,
     ) -> Iterator[tuple[np.ndarray, Maps]]:
-        """Batch by batch the rows of `images` (N, H, W, C) uint8 and their maps; memory does not grow with them."""
+        """Batch by batch the rows of `images` (N, H, W, C) uint8 and their maps; memory does not grow with them.
+
+        `zones` (N,) are those of all images.
+        """
         for part, batch in padded(images, rows, batch_size, self.model.mean.device):
-            yield part, self.maps(batch).first(len(part))
+            each = np.zeros(batch_size, np.int64)
+            if zones is not None:
+                each[: len(part)] = zones[part]
+            yield part, self.maps(batch, each).first(len(part))
             if bar is not None:
                 bar.update(len(part))
 

@@ -46,6 +46,7 @@ def fit_healthy(
     learned: np.ndarray,
     held_out: np.ndarray,
     groups: np.ndarray,
+    zones: np.ndarray,
     batch_size: int,
     inside: Inside | None = None,
     recipe: Recipe | None = None,
@@ -59,6 +60,7 @@ def fit_healthy(
         learned: healthy rows that the model was trained on: their codes are counted.
         held_out: healthy rows that it never saw: errors, their spread, and scores to compare with.
         groups: whom each held-out row shows, (len(held_out),).
+        zones: of each of the images (N,), from 0 on: what is usual is told apart by them.
         batch_size: of the encoder.
         inside: which pixels count.
         recipe: how maps become scores.
@@ -79,7 +81,8 @@ def fit_healthy(
     device = model.mean.device
     _, people = np.unique(groups, return_inverse=True)
     folds = [held_out[people % FOLDS == fold] for fold in range(min(FOLDS, int(people.max()) + 1))]
-    errors = [PixelErrors(model.size, device) for _ in folds]
+    count = int(zones.max(initial=0)) + 1
+    errors = [PixelErrors(model.size, device, zones=count) for _ in folds]
     tally = CodeTally(model.levels[0], device) if model.quantizers else None
     total = 2 * len(held_out) + (len(learned) if tally else 0)
     with progress.bar("learn what is healthy", total, "images") as bar, torch.inference_mode():
@@ -91,14 +94,14 @@ def fit_healthy(
         for rows, own in zip(folds, errors, strict=True):
             for part, batch in padded(images, rows, batch_size, device):
                 error = smoothed(absolute_error(batch, reconstruct(model, batch)[0]), recipe)
-                own.add(error[: len(part)], inside(batch)[: len(part)])
+                own.add(error[: len(part)], inside(batch)[: len(part)], zones[part])
                 bar.update(len(part))
         rarity = tally.table() if tally else None
         found: dict[str, list[np.ndarray]] = {}
         for fold, rows in enumerate(folds):
             others = [each for other, each in enumerate(errors) if other != fold] or errors
             detector = Detector(model, Healthy(*joined(others).statistics(), rarity, recipe=recipe), inside)
-            for _, maps in detector.run(images, rows, batch_size=batch_size, bar=bar):
+            for _, maps in detector.run(images, rows, zones=zones, batch_size=batch_size, bar=bar):
                 for name, values in detector.scores(maps).items():
                     found.setdefault(name, []).append(values)
     mean, spread = joined(errors).statistics()
@@ -108,35 +111,42 @@ def fit_healthy(
 
 
 class PixelErrors:
-    """Mean and standard deviation of an error at each place, over many batches."""
+    """Mean and standard deviation of an error at each place of each zone, over many batches."""
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.sums = torch.zeros(3, size, size, dtype=torch.float64, device=device)  # count, error, its square
+    def __init__(self, size: int, device: torch.device, *, zones: int = 1) -> None:
+        # count, error, its square
+        self.sums = torch.zeros(3, zones, size, size, dtype=torch.float64, device=device)
 
-    def add(self, errors: Tensor, inside: Tensor) -> None:
-        """Count the errors (B, H, W) of the pixels that are `inside`."""
+    def add(self, errors: Tensor, inside: Tensor, zones: np.ndarray | None = None) -> None:
+        """Count the errors (B, H, W) of the pixels that are `inside`; `zones` (B,) are all 0 by default."""
         counted = torch.where(inside, errors, 0.0).double()
-        self.sums += torch.stack([inside.double().sum(0), counted.sum(0), counted.square().sum(0)])
+        where = torch.from_numpy(np.zeros(len(errors), np.int64) if zones is None else zones).to(errors.device)
+        for sums, values in zip(self.sums, (inside.double(), counted, counted.square()), strict=True):
+            sums.index_add_(0, where, values)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation (H, W) float32 of each place.
+        """Mean and deviation (Z, H, W) float32 of each place.
 
-        Each is drawn towards that of all places together, as if `PRIOR` more images had it: where few healthy heads
-        reach, a place by itself would call anything usual or anything unusual.
+        Each is drawn towards that of the place in all zones together, as if `PRIOR` more images had it, and this
+        towards that of all places: where few healthy heads reach, a place by itself would call anything usual or
+        anything unusual.
         """
-        count, error, square = self.sums
-        total = count.sum().clamp_min(1)
-        overall, overall_square = error.sum() / total, square.sum() / total
-        mean = (error + PRIOR * overall) / (count + PRIOR)
-        variance = (square + PRIOR * overall_square) / (count + PRIOR) - mean.square()
+        count, *moments = self.sums  # (Z, H, W) each
+        drawn = []
+        for moment in moments:
+            overall = moment.sum() / count.sum().clamp_min(1)
+            place = (moment.sum(0) + PRIOR * overall) / (count.sum(0) + PRIOR)  # (H, W)
+            drawn.append((overall, (moment + PRIOR * place) / (count + PRIOR)))
+        (overall, mean), (overall_square, square) = drawn
         floor = 1e-6 + 1e-3 * (overall_square - overall.square()).clamp_min(0).sqrt()
-        spread = variance.clamp_min(0).sqrt().clamp_min(floor)
+        spread = (square - mean.square()).clamp_min(0).sqrt().clamp_min(floor)
         return mean.float().cpu().numpy(), spread.float().cpu().numpy()
 
 
 def joined(parts: Sequence[PixelErrors]) -> PixelErrors:
     """The errors of all `parts` together."""
-    whole = PixelErrors(parts[0].sums.shape[-1], parts[0].sums.device)
+    sums = parts[0].sums
+    whole = PixelErrors(sums.shape[-1], sums.device, zones=sums.shape[1])
     for part in parts:
         whole.sums += part.sums
     return whole

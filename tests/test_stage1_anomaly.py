@@ -106,15 +106,19 @@ def test_usual_errors_are_those_of_each_place_drawn_towards_all() -> None:
     errors = PixelErrors(8, CPU)
     for part in np.array_split(np.arange(30), 4):
         errors.add(torch.from_numpy(error[part]), torch.from_numpy(inside[part]))
-    mean, spread = errors.statistics()
+    mean, spread = (each[0] for each in errors.statistics())
     everything = error[inside]
     assert mean[0, 0] == pytest.approx(everything.mean(), rel=1e-5)
     assert spread[0, 0] == pytest.approx(everything.std(), rel=1e-4)
     own = error[:, 3, 5][inside[:, 3, 5]]
-    prior = fitting.PRIOR
-    wanted = (own.sum() + prior * everything.mean()) / (len(own) + prior)
+
+    def drawn(values: np.ndarray, all_values: np.ndarray) -> float:
+        """Towards all places, and then, being the only zone, towards this place once more."""
+        place = (values.sum() + fitting.PRIOR * all_values.mean()) / (len(values) + fitting.PRIOR)
+        return float((values.sum() + fitting.PRIOR * place) / (len(values) + fitting.PRIOR))
+
+    wanted, square = drawn(own, everything), drawn(own**2, everything**2)
     assert mean[3, 5] == pytest.approx(wanted, rel=1e-5)
-    square = ((own**2).sum() + prior * (everything**2).mean()) / (len(own) + prior)
     assert spread[3, 5] == pytest.approx(np.sqrt(square - wanted**2), rel=1e-4)
     assert mean.dtype == spread.dtype == np.float32
 
@@ -136,16 +140,30 @@ def test_a_person_is_judged_by_what_is_usual_in_others(model: Autoencoder, prepa
     images = prepared.images.copy()
     images[rows[groups == 3]] = 255 - images[rows[groups == 3]]  # one of them is very odd
     words = {"learned": prepared.rows("unlabelled"), "held_out": rows, "batch_size": 32, "progress": SILENT}
+    words["zones"] = np.zeros(len(images), int)
     by_person = fit_healthy(model, images, groups=groups, **words)  # type: ignore[arg-type]
     alone = fit_healthy(model, images, groups=np.zeros(40), **words)  # type: ignore[arg-type]
     assert by_person.mean == pytest.approx(alone.mean, abs=1e-6)
     assert by_person.scores["error"].max() > 1.5 * alone.scores["error"].max()
 
 
+def test_zones_have_their_own_usual_errors_and_borrow_where_they_have_none() -> None:
+    rng = np.random.default_rng(0)
+    zones = np.arange(400) % 2
+    error = torch.from_numpy((rng.random((400, 8, 8)) * (1 + 2 * zones[:, None, None])).astype(np.float32))
+    errors = PixelErrors(8, CPU, zones=3)
+    errors.add(error, torch.ones(400, 8, 8, dtype=torch.bool), zones)
+    mean, spread = errors.statistics()
+    assert mean.shape == spread.shape == (3, 8, 8)
+    assert mean[0] == pytest.approx(0.5, abs=0.12)
+    assert mean[1] == pytest.approx(1.5, abs=0.25)
+    assert mean[2] == pytest.approx(1.0, abs=0.15), "a zone that nobody showed is as usual as the place"
+
+
 def test_constant_errors_have_a_spread_to_divide_by() -> None:
     errors = PixelErrors(8, CPU)
     errors.add(torch.full((5, 8, 8), 0.25), torch.ones(5, 8, 8, dtype=torch.bool))
-    mean, spread = errors.statistics()
+    mean, spread = (each[0] for each in errors.statistics())
     assert mean == pytest.approx(0.25)
     assert (spread > 0).all()
 
@@ -170,6 +188,7 @@ def fitted(model: Autoencoder, prepared: Prepared, batch_size: int = 32) -> Heal
         learned=prepared.rows("unlabelled"),
         held_out=prepared.rows("labelled"),
         groups=np.arange(100),
+        zones=np.zeros(len(prepared.images), int),
         batch_size=batch_size,
         progress=SILENT,
     )
@@ -219,7 +238,7 @@ def test_healthy_images_are_usual_and_batches_do_not_matter(
     model: Autoencoder, prepared: Prepared, healthy: Healthy
 ) -> None:
     assert {name: len(values) for name, values in healthy.scores.items()} == {"error": 100, "surprise": 100}
-    assert healthy.mean.shape == healthy.spread.shape == (8, 8)
+    assert healthy.mean.shape == healthy.spread.shape == (1, 8, 8)
     unseen = np.concatenate(
         [
             Detector(model, healthy).scores(maps)["error"]
@@ -293,5 +312,6 @@ def test_one_healthy_image_is_too_few(model: Autoencoder, prepared: Prepared) ->
     with pytest.raises(ToolkitError, match=r"2 or more healthy images .* there is 1"):
         fit_healthy(
             model, prepared.images, learned=prepared.rows("unlabelled"), held_out=np.array([0]),
-            groups=np.array(["a"]), batch_size=8, progress=SILENT,
+            groups=np.array(["a"]),
+            zones=np.zeros(520, int), batch_size=8, progress=SILENT,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from .anomaly_pictures import write_pictures
 from .anomaly_tables import Scored, judged, subject_table
 from .confounds import suspicion
 from .detection import detection_text
-from .healthy import check_label, healthy_of, other_labels
+from .healthy import check_label, healthy_of, other_labels, zones_of
 from .layouts import Layouts
 from .masks import Masks
 from .runs import make_room
@@ -102,9 +102,9 @@ def find_anomalies(
     )
     detector = Detector(loaded.model, healthy, head if unseen.volumes else None)
     volumes = VolumeMaps(out, prepared.samples, layouts) if layouts and nifti else None
-    scored = Scored(unseen)
+    scored, zones = Scored(unseen), zones_of(prepared)
     with progress.bar("score", len(rows), "images") as bar:
-        for part, maps in detector.run(prepared.images, rows, batch_size=size, bar=bar):
+        for part, maps in detector.run(prepared.images, rows, zones=zones, batch_size=size, bar=bar):
             scored.add(part, detector.scores(maps), maps, known.of(part) if known else None)
             if volumes:
                 volumes.add(part, maps)

@@ -14,6 +14,7 @@ from toolkit_datasets.codes.names import safe_name
 from toolkit_datasets.prepare import Prepared
 
 from .drawing import shorten
+from .healthy import zones_of
 from .masks import Masks
 from .overlays import Shown, scale_of, write_overlay, write_overview
 
@@ -75,7 +76,8 @@ def _shown(
     rows = highest.index.to_numpy()
     known = masks.of(rows) if masks else None
     place = 0
-    for part, maps in detector.run(prepared.images, rows, batch_size=min(batch_size, len(rows))):
+    zones = zones_of(prepared)
+    for part, maps in detector.run(prepared.images, rows, zones=zones, batch_size=min(batch_size, len(rows))):
         rebuilt = (maps.rebuilt * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         named, inside = maps.named()[name].cpu().numpy(), maps.inside.cpu().numpy()
         for number, row in enumerate(part):
