@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo demo-mri test lint bench docs clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,6 +13,15 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP)       ## train, encode and probe scikit-learn's bundled digits; no network, about half a minute
 	$(BIN)/toolkit run digits --out runs/digits --overwrite
+
+MRI ?= ../shared/data/brain_t1
+BRAINS = $(BIN)/toolkit run ds002748 --data $(MRI)/ds002748_2mm --labels $(MRI)/ds002748_participants.tsv
+
+demo-mri: $(STAMP)   ## the same for brain volumes in the folder MRI: unseen people rebuilt, another cohort, error maps
+	$(BRAINS) --set split.unlabelled=0.75 --set split.labelled=unlabelled --set probe.labels=16 --out runs/brains --overwrite
+	$(BIN)/toolkit reconstruct runs/brains --overwrite
+	$(BIN)/toolkit reconstruct runs/brains $(MRI)/ixi/*.nii.gz --out runs/brains-ixi --overwrite
+	$(BIN)/toolkit anomaly runs/brains --overwrite
 
 test: $(STAMP)       ## the whole test suite with coverage
 	$(BIN)/coverage erase
