@@ -23,9 +23,9 @@ demo-mri: $(STAMP)   ## the same for brain volumes in the folder MRI: unseen peo
 	$(BIN)/toolkit reconstruct runs/brains $(MRI)/ixi/*.nii.gz --out runs/brains-ixi --overwrite
 	$(BIN)/toolkit anomaly runs/brains --overwrite
 
-test: $(STAMP)       ## the whole test suite with coverage
+test: $(STAMP)       ## the whole test suite with coverage, a file at a time on each core
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint: $(STAMP)       ## style and types
 	$(BIN)/ruff check .
