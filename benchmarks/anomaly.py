@@ -342,7 +342,7 @@ def lesions(arguments: argparse.Namespace) -> str:
                     tables[level] = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
                 tables[level].append(f"| {' | '.join(cells)} |")
     (arguments.out / "lesions.json").write_text(json.dumps(record, indent=1))
-    scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", 8.0, 0.3)
+    scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", 10.0, 0.6)
     toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
     titles = {"slices": "AUROC of slices", "people": "AUROC of people", "pixels": "Average precision of pixels"}
     return "\n\n".join(f"{titles[level]}:\n\n" + "\n".join(lines) for level, lines in tables.items())
