@@ -56,12 +56,12 @@ def test_people_of_the_same_kind_raise_no_warning(seed: int) -> None:
     ("shift", "words"),
     [
         ({"spacing_R": 0.4}, ["resolution", "2.40 mm here, 2.00 mm there"]),
-        ({"extent_S": 60.0}, ["field of view", "volumes, upwards: 241 mm here"]),
+        ({"extent_S": 60.0}, ["field of view", "volumes, upwards: 241 mm here, 180 mm there (179 to 181)"]),
         ({"border": 0.3}, ["field of view", "border that is head: 0.300 here, 0 there"]),
         ({"outline": 0.3, "foreground": 0.2}, ["skull is there", "strip these first", "0.300 here", "0.5"]),
         ({"foreground": 0.2}, ["more or less of a slice is head"]),
         ({"brightness": -0.2}, ["intensity", "mean grey"]),
-        ({"codes": 0.4}, ["codes", "Jensen-Shannon", "none of the run's own people"]),
+        ({"codes": 0.4}, ["codes", "Jensen-Shannon", "other shares than for the run's own people"]),
         ({"psnr_foreground": -6.0}, ["rebuilt worse", "PSNR in the foreground: 18.9", "dB here"]),
     ],
 )
@@ -81,6 +81,21 @@ def test_a_run_on_whole_heads_tells_a_stripped_brain() -> None:
     own, new = cohort(outline=0.3), cohort("new", 2)
     (warning,) = compare(new, own)["warnings"]
     assert "the skull was taken off, and the run's own people have theirs" in warning
+
+
+def test_of_many_a_smaller_difference_of_the_median_tells() -> None:
+    """Moved by three of the people's own deviations: a few might be so by chance, and thirty together are not."""
+    own, new = cohort(n=40), cohort("new", 30, seed=3, foreground=0.025, psnr_foreground=-1.5)
+    found = compare(new, own)
+    assert [warning.split(":")[0] for warning in found["warnings"]] == ["reconstruction"]
+    assert found["statistics"]["foreground"]["unusual"] is False, "less than is worth a word"
+    few = Cohort("new", "people", {name: values[:3] for name, values in new.values.items()}, NOTHING, NOTHING)
+    assert compare(few, own)["warnings"] == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_many_of_the_same_kind_raise_no_warning(seed: int) -> None:
+    assert compare(cohort("new", 30, seed=200 + seed), cohort(n=25, seed=seed))["warnings"] == []
 
 
 def test_single_strangers_among_many_are_named_though_the_cohort_is_usual() -> None:

@@ -64,6 +64,15 @@ def test_whoever_was_in_the_training_is_recognised_under_any_name(head_run: Path
     assert "the run learned from 4 of these 4 images" in found.caveat
 
 
+def test_another_scan_of_somebody_in_the_training_is_remarked_upon(head_run: Path, tmp_path: Path) -> None:
+    learned = open_unseen(head_run, split="unlabelled", progress=SILENT)
+    name = learned.subjects[0]
+    phantoms.save(tmp_path / f"{name}-Guys-9999-T1.nii.gz", phantoms.head(seed=70), spacing=(4.5, 4.5, 5.0))
+    found = open_unseen(head_run, data=tmp_path, progress=SILENT)
+    assert (found.namesakes, found.seen.any()) == ((name,), False)
+    assert f"1 of these people are called as some whom stage 1 learned from ({name})" in found.namesakes_text
+
+
 def test_pictures_for_a_run_on_pictures(digits_run: Path, tmp_path: Path) -> None:
     paths = []
     for i in range(3):

@@ -20,7 +20,7 @@ from toolkit_datasets.appearance import GREYS, grey_histogram, of_picture, of_sl
 from toolkit_datasets.atomic import write_json
 from toolkit_datasets.images import EMPTY
 from toolkit_datasets.nifti import read_header
-from toolkit_datasets.progress import SILENT, Progress
+from toolkit_datasets.progress import Progress
 from toolkit_datasets.slicing import side_mm
 
 from .unseen import Unseen, open_held_out
@@ -156,7 +156,8 @@ def own_cohort(run: Path, model: Autoencoder, model_hash: str, *, workers: int |
     """
     if (known := read_cohort(run / "stage1", model_hash)) is not None:
         return known
-    asked = open_held_out(run, workers=workers, progress=SILENT)
+    progress.say(f"note: the held-out images of {run} are looked at once, to compare the new ones with")
+    asked = open_held_out(run, workers=workers, progress=progress)
     collector = Collector(asked, model)
     with progress.bar("the run's own", len(asked.rows), "images") as bar:
         for pairs in side_by_side(

@@ -1,8 +1,9 @@
 """Other people than the run's own: what differs, in plain words and with the numbers.
 
-A statistic is unusual where the median of the new people lies outside what the run's own show: beyond all of them, and
-more than four robust standard deviations (1.4826 times the median absolute deviation) from their median, or the
-tolerance that the table below gives, whichever is more. By this rule, over 53 people of ds002748 with one of them new
+A person is unusual in a statistic who lies beyond all of the run's own, and more than four robust standard deviations
+(1.4826 times the median absolute deviation) from their median. The same holds for the median of a few new people. A
+median of ten or more is steadier: it is unusual beyond the middle 95 % of the run's own and 1.5 deviations. A
+difference below the tolerance in the table is none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from toolkit_datasets.appearance import SKULL
 from .cohort import Cohort
 from .wording import amount
 
-SPREADS = 4.0  # robust standard deviations
+MANY = 10  # new people, from which on their median tells more than any of them
+FAR, FAR_OF_MANY = 4.0, 1.5  # robust standard deviations
 FEWEST = 5  # own people or pictures; of fewer the spread is not known
 
 
@@ -62,8 +64,8 @@ MEANINGS = {
     "field of view": "another field of view than the run's own",
     "skull": "not stripped as the run's own {units} are",
     "intensity": "other grey values than the run's own",
-    "codes": "the codes are used as for none of the run's own {units}",
-    "reconstruction": "rebuilt worse than the run's own unseen {units}: errors may be the cohort's, not a person's",
+    "codes": "chosen in other shares than for the run's own {units}",
+    "reconstruction": "rebuilt worse than the run's own unseen {units}: errors may come from the cohort as a whole",
 }
 
 
@@ -118,17 +120,13 @@ def _known(values: np.ndarray | None) -> np.ndarray:
 
 
 def _judged(name: str, statistic: Statistic, here: np.ndarray, there: np.ndarray) -> dict[str, Any]:
-    middle = float(np.median(there))
-    spread = SPREADS * 1.4826 * float(np.median(np.abs(there - middle)))
-    margin = max(spread, statistic.least * (abs(middle) if statistic.relative else 1.0))
-    low: float | None = min(float(there.min()), middle - margin)
-    high: float | None = max(float(there.max()), middle + margin)
-    low = None if statistic.sides == "above" else low
-    high = None if statistic.sides == "below" else high
-    median = float(np.median(here))
-    unusual = bool((low is not None and median < low) or (high is not None and median > high))
+    middle, median = float(np.median(there)), float(np.median(here))
+    low, high = usual = _bounds(statistic, there, of_many=False)
+    if len(here) >= MANY:
+        low, high = _bounds(statistic, there, of_many=True)
+    unusual = (low is not None and median < low) or (high is not None and median > high)
     if name == "outline":  # told by what it means, not by how far it is from the others
-        low, high = (SKULL, None) if middle > SKULL else (None, SKULL)
+        usual = (SKULL, None) if middle > SKULL else (None, SKULL)
         unusual = (median > SKULL) != (middle > SKULL)
     return {
         "title": statistic.title,
@@ -136,9 +134,22 @@ def _judged(name: str, statistic: Statistic, here: np.ndarray, there: np.ndarray
         "unit": statistic.unit,
         **_spread(here),
         "own": _spread(there),
-        "usual": [low, high],
+        "usual": list(usual),
         "unusual": unusual,
     }
+
+
+def _bounds(statistic: Statistic, own: np.ndarray, *, of_many: bool) -> tuple[float | None, float | None]:
+    """Between which values one new person is usual, or the median of many; None where that side never is unusual."""
+    middle = float(np.median(own))
+    deviation = 1.4826 * float(np.median(np.abs(own - middle)))
+    margin = max(
+        (FAR_OF_MANY if of_many else FAR) * deviation,
+        statistic.least * (abs(middle) if statistic.relative else 1.0),
+    )
+    outer = np.percentile(own, [2.5, 97.5] if of_many else [0, 100])
+    low, high = min(float(outer[0]), middle - margin), max(float(outer[1]), middle + margin)
+    return None if statistic.sides == "above" else low, None if statistic.sides == "below" else high
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
@@ -173,6 +184,6 @@ def _skull(found: Mapping[str, Mapping[str, Any]], names: list[str], units: str)
 
 def _numbers(entry: Mapping[str, Any]) -> str:
     own, unit = entry["own"], entry["unit"]
-    here, low, high = (amount(value) for value in (entry["median"], own["min"], own["max"]))
-    theirs = low if low == high else f"{low} to {high}"
-    return f"{entry['title']}: {here}{unit} here, {theirs}{unit} there"
+    here, middle, low, high = (amount(value) for value in (entry["median"], own["median"], own["min"], own["max"]))
+    spread = "" if low == high else f" ({low} to {high})"
+    return f"{entry['title']}: {here}{unit} here, {middle}{unit} there{spread}"

@@ -39,10 +39,11 @@ from toolkit_datasets.volumes import read_layout
 from .cohort import Cohort, Collector, own_cohort, write_cohort
 from .cohort_check import compare, unusual_for
 from .plots import side_by_side_grid
-from .unseen import Unseen
+from .unseen import HELD_OUT, Unseen
 
 SUMMARY = "summary.json"
 SHOWN = 8  # subjects in the grid
+FEWEST = 5  # subjects for an interval: over fewer a bootstrap is much too narrow
 KINDS = {"vqvae": "VQ-VAE", "vae": "VAE"}
 
 
@@ -72,10 +73,10 @@ def reconstruct_run(
     Raises:
         ToolkitError: no model, earlier reconstructions, or a volume that cannot be read any more.
     """
-    _make_room(out, overwrite=overwrite)
     loaded = load_model(asked.run / "stage1", device)
     model = loaded.model
     check_shape(asked.prepared.images, loaded.card)
+    _make_room(out, overwrite=overwrite)
     own, missing = _own(asked, model, loaded.model_hash, workers=workers, progress=progress)
     collector = Collector(asked, model)
     scores: dict[str, list[np.ndarray]] = {}
@@ -99,7 +100,7 @@ def reconstruct_run(
                 about = f"{KINDS[model.kind]} {loaded.model_hash[:8]}"
                 written.append(_write_whole(asked, pairs, out, names[int(pairs.rows[0])], about))
     cohort = collector.done(own)
-    if asked.origin in ("test", "labelled") and own is None:
+    if asked.origin == next((split for split in HELD_OUT if len(asked.prepared.rows(split))), ""):
         write_cohort(asked.run / "stage1", cohort, loaded.model_hash)
     compared = compare(cohort, own) if own is not None else None
     each = _image_table(asked, {name: np.concatenate(parts) for name, parts in scores.items()})
@@ -120,7 +121,7 @@ def reconstruct_run(
         "empty_slices": len(asked.prepared.empty),
         "scores": _scores(people, seed=asked.card.seed),
         "cohort": compared,
-        "notes": [missing] if missing else [],
+        "notes": [note for note in (missing, asked.namesakes_text) if note],
         "command": command,
         "files": ["images.csv", "subjects.csv", "grid.png", *written],
     }
@@ -233,16 +234,16 @@ def _subject_table(images: pd.DataFrame, unusual: dict[str, list[str]]) -> pd.Da
 
 
 def _scores(people: pd.DataFrame, *, seed: int) -> dict[str, Any]:
-    """Name -> mean, sd and ci95 over subjects (sd and interval None for one), and over how many."""
+    """Name -> mean, sd and ci95 over subjects (None where there are too few), and over how many."""
     found: dict[str, Any] = {}
     for name in (*SCORES, *INSIDE):
         values = people[name].dropna().to_numpy(float) if name in people else np.zeros(0)
         if not len(values):
             continue
-        several = len(values) > 1
+        several = len(values) >= FEWEST
         found[name] = {
             "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if several else None,
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
             "ci95": interval(Bootstrap(np.arange(len(values)), seed=seed).means(values[None])[:, 0])
             if several
             else None,

@@ -27,6 +27,7 @@ from .leakage import leakage_text
 from .pipeline import open_data, run_data
 
 SPLITS = ("test", "labelled", "unlabelled")
+HELD_OUT = SPLITS[:2]  # from training, the better one first
 CHANGED = (
     "The images changed since the training, so images that it learned from could end up in the test split. Restore "
     "them, or give them as new ones: --data DIR, or the files themselves."
@@ -44,6 +45,7 @@ class Unseen:
     origin: str  # one of SPLITS, or "new"
     seen: NDArray[np.bool_]  # (rows,) whether the model learned from the very image
     leaking: str = ""  # what is wrong with the run's split, as a sentence; "" for nothing
+    namesakes: tuple[str, ...] = ()  # new people who are called as some that the model learned from
 
     @property
     def samples(self) -> pd.DataFrame:
@@ -77,6 +79,17 @@ class Unseen:
                 "of unseen ones expect worse."
             )
         return self.leaking
+
+    @property
+    def namesakes_text(self) -> str:
+        """A remark on people who may have been in the training with another scan; "" where there are none."""
+        if not self.namesakes:
+            return ""
+        some = ", ".join(self.namesakes[:5]) + (" …" if len(self.namesakes) > 5 else "")
+        return (
+            f"{len(self.namesakes):,} of these people are called as some whom stage 1 learned from ({some}): if they "
+            "are the same, they are not unseen"
+        )
 
     def file(self, row: int) -> Path:
         """The file of a row of `prepared.samples`, where the images are files."""
@@ -141,7 +154,7 @@ def open_held_out(run: Path, *, workers: int | None = None, progress: Progress) 
 
     card, where, _ = run_data(run, None, None)
     prepared = open_data(card, where, workers=workers, progress=progress)
-    for split in ("test", "labelled"):
+    for split in HELD_OUT:
         asked = _of_split(run, card, prepared, split)
         if len(asked.rows):
             return asked
@@ -216,14 +229,19 @@ def _kind_of(files: Sequence[Path], card: Card) -> Literal["images", "volumes"]:
 
 def _new(run: Path, card: Card, prepared: Prepared) -> Unseen:
     rows = prepared.rows("new")
-    hashes = prepared.samples["sha256"].iloc[rows]
-    return Unseen(run, card, prepared, rows, "new", hashes.isin(_learned_from(run)).to_numpy(dtype=bool))
+    samples, learned = prepared.samples.iloc[rows], _learned_from(run)
+    seen = samples["sha256"].isin(set(learned["sha256"]) - {""}).to_numpy(dtype=bool)
+    namesakes: tuple[str, ...] = ()
+    if card.source.kind == "volumes":  # pictures are called 1, 2, 3 in every folder
+        strangers = samples["group"][~seen]
+        namesakes = tuple(strangers[strangers.isin(set(learned["group"]))].drop_duplicates())
+    return Unseen(run, card, prepared, rows, "new", seen, namesakes=namesakes)
 
 
-def _learned_from(run: Path) -> set[str]:
-    """Hashes of the files that stage 1 learned from."""
-    path = run / "samples.csv"
+def _learned_from(run: Path) -> pd.DataFrame:
+    """The files that stage 1 learned from: sha256 and group."""
+    path, columns = run / "samples.csv", ["split", "sha256", "group"]
     if not path.is_file():
-        return set()
-    samples = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=["split", "sha256"])
-    return set(samples["sha256"][samples["split"] == "unlabelled"]) - {""}
+        return pd.DataFrame(columns=columns, dtype=str)
+    samples = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=columns)
+    return samples[samples["split"] == "unlabelled"]
