@@ -115,8 +115,8 @@ def test_tables_have_a_row_for_each_slice_and_person(found: Path, run: Path) -> 
     assert (images["score"] == images["error"]).all()
     worst = images.loc[images.groupby("subject")["score"].idxmax()].set_index("subject")
     assert worst["ill"][:4].sum() >= 3, "in most people the highest slice is one with lesion"
-    np.testing.assert_allclose(subjects.set_index("subject")["highest"], worst["score"])
-    assert summary(found)["healthy"]["held_out"] == 4 * 12 + 12  # the pool, and the validation part
+    assert subjects.set_index("subject")["highest"].to_numpy() == pytest.approx(worst["score"].to_numpy(), rel=1e-5)
+    assert summary(found)["healthy"]["held_out"] == 3 * 12 + 12  # the pool, and the validation part
 
 
 def test_maps_lie_where_the_lesions_are_in_the_scans_own_voxels(found: Path, patients: Path) -> None:
@@ -232,9 +232,10 @@ def test_a_vae_has_no_codes_to_be_surprised_by(tmp_path: Path) -> None:
 
 
 def test_a_lesion_in_a_real_unseen_brain(real_data: Path, tmp_path: Path) -> None:
-    """Masks lie where the lesions are; ten people are enough to see some of one of 12 mm, though not to tell slices."""
+    """Few people are enough to mark the pixels of a bright lesion; slices and fainter ones are in docs/anomaly.md."""
     data = real_data / "brain_t1" / "ds002748_2mm"
-    sets = ["image.size=64", "slices.count=10", "slices.spacing=3.5", "train.epochs=12", "train.batch_size=16"]
+    sets = ["image.size=64", "slices.count=10", "slices.spacing=3.5", "vqvae.stride=8", "train.epochs=12"]
+    sets += ["train.batch_size=16"]
     toolkit("train", "ds002748", "--data", data, "--out", tmp_path / "run", "--limit", 14, sets=sets)
     samples = pd.read_csv(tmp_path / "run" / "samples.csv", dtype=str, keep_default_na=False)
     tested = samples[samples["split"] == "test"].groupby("path")["position"].apply(list)
@@ -245,7 +246,7 @@ def test_a_lesion_in_a_real_unseen_brain(real_data: Path, tmp_path: Path) -> Non
         heights = (np.arange(inside.shape[2]) + 0.5) * volume.header.spacing[2]
         inside[:, :, (heights < float(positions[1])) | (heights > float(positions[-2]))] = False
         rng = np.random.default_rng(number)
-        lesion = draw_lesion(rng, inside, volume.header.spacing, radius=12, contrast=0.35)
+        lesion = draw_lesion(rng, inside, volume.header.spacing, radius=10, contrast=0.6)
         added, mask = put(volume.data, volume.header.spacing, lesion, black_to_white=window.high - window.low)
         like = nib.load(data / str(path))
         back = nib.orientations.ornt_transform([[0, 1], [1, 1], [2, 1]], nib.io_orientation(like.affine))
@@ -255,5 +256,5 @@ def test_a_lesion_in_a_real_unseen_brain(real_data: Path, tmp_path: Path) -> Non
     words = ("--data", tmp_path / "scans", "--masks", tmp_path / "masks", "--out", tmp_path / "out")
     toolkit("anomaly", tmp_path / "run", *words, "--most", 4)
     detection = summary(tmp_path / "out")["detection"]
-    assert detection["confounds"]["brightness"]["auroc"]["value"] > 0.7, "the lesions are bright"
-    assert detection["pixels"]["error"]["auroc"]["value"] > 0.6
+    assert detection["images"]["error"]["positive"] >= 4
+    assert detection["pixels"]["error"]["auroc"]["value"] > 0.75

@@ -142,7 +142,7 @@ def find_anomalies(
         summary["warnings"] += [warning] if (warning := suspicion(found["confounds"])) else []
     for name, table in (("images", images), ("subjects", subjects)):
         with replacing(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+            table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(out / "summary.json", summary)
     return summary
 

@@ -48,7 +48,13 @@ def healthy_of(
         ToolkitError: the run's images are gone or others now, or too few of them are healthy.
     """
     path = run / "stage1" / FILE
-    about = {"model_hash": loaded.model_hash, "judged": judged, "label": label, "foreground": inside is not None}
+    about = {
+        "model_hash": loaded.model_hash,
+        "judged": judged,
+        "label": label,
+        "foreground": inside is not None,
+        "zones": ZONES,
+    }
     known = load_healthy(path, about)
     if known is not None:
         return known
