@@ -29,7 +29,7 @@ INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-TOGETHER = ("encode",)  # commands that several processes may run together
+TOGETHER = ("train", "encode")  # commands that several processes may run together
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -192,8 +192,8 @@ def _agreed(store: Path, parts: Sequence[Codes]) -> StoreInfo:
                 )
     stage1 = dict(first.info.stage1)
     for key in [key for key in stage1 if key.startswith("encode_")]:  # device and threads may differ among machines
-        values = list(dict.fromkeys(part.info.stage1.get(key) for part in parts))
-        stage1[key] = values[0] if len(values) == 1 else ", ".join(str(value) for value in values)
+        found = list(dict.fromkeys(part.info.stage1.get(key) for part in parts))
+        stage1[key] = found[0] if len(found) == 1 else ", ".join(str(value) for value in found)
     return replace(first.info, stage1=stage1)
 
 
