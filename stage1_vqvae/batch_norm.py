@@ -48,7 +48,8 @@ class GlobalBatchNorm(nn.Module):
             self.running_var.lerp_(variance * counts / (counts - 1), share)
             self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(wide) + self.bias.view(wide)).to(x.dtype)
+        normed: Tensor = centred * scale.view(wide) + self.bias.view(wide)
+        return normed.to(x.dtype)
 
 
 def over_all_processes(module: nn.Module, world: World) -> None:

@@ -8,11 +8,12 @@ A world of one process calls nothing and changes no bit.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(days=1)  # while the first process decodes or assesses; torchrun itself notices one that died
 AT_ONCE = 2**26  # bytes of an array that are summed together
 
+Rows = TypeVar("Rows", Tensor, np.ndarray)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -44,7 +47,7 @@ class Share:
         return self.stop - self.start
 
 
-def share_of(drawn: Any, share: Share | None) -> Any:
+def share_of(drawn: Rows, share: Share | None) -> Rows:
     """The part of something with a row for each image of the batch; all of it without a share."""
     return drawn if share is None else drawn[share.start : share.stop]
 
@@ -79,7 +82,7 @@ class World:
         """`phase.loss`, such that gradients of `learners` are means over all processes."""
         if self.size == 1:
             return phase.loss
-        return nn.parallel.DistributedDataParallel(_Step(phase, learners), broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(_Step(phase, learners))
 
     def sum(self, *tensors: Tensor) -> list[Tensor]:
         """Each of `tensors`, of one type, summed over all processes; one all-reduce for all of them."""
@@ -87,7 +90,7 @@ class World:
             return list(tensors)
         flat = torch.cat([each.reshape(-1) for each in tensors])
         dist.all_reduce(flat)
-        parts = flat.split([each.numel() for each in tensors])
+        parts = torch.split(flat, [each.numel() for each in tensors])  # type: ignore[no-untyped-call]
         return [part.view(each.shape) for part, each in zip(parts, tensors, strict=True)]
 
     def means(self, values: Mapping[str, Tensor], share: Share) -> dict[str, float]:
@@ -115,6 +118,23 @@ class World:
         flag = torch.tensor(int(here), device=self.device)
         dist.all_reduce(flag)
         return bool(flag)
+
+    def check_same(self, value: object, *, what: str) -> None:
+        """Refuse to go on where `value` is not the same in all processes.
+
+        Raises:
+            ToolkitError: in all of them, with `what` differs.
+        """
+        if self.size == 1:
+            return
+        number = int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:7])
+        most = torch.tensor([number, -number], device=self.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        if int(most[0]) != -int(most[1]):
+            raise ToolkitError(
+                f"{what} differs between the processes: every machine must see the same images, and the same run "
+                "folder at the same path (a shared disk)"
+            )
 
     def broadcast(self, module: nn.Module) -> None:
         """Give all processes the weights and buffers of the first one."""

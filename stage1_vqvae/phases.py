@@ -152,23 +152,15 @@ class Agree(Phase):
         self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator, share: Share | None = None
     ) -> Outcome:
         """NT-Xent of two views of each image."""
-        card = self.card
+        card, total = self.card, share.total if share else len(batch)
         with torch.autocast(batch.device.type, enabled=False):  # places and colours in float32
             parts = [shrink(part.float() / 255, card.coarse_size) for part in torch.split(batch, SHRUNK_AT_ONCE)]
             images = torch.cat(parts)
             views = [
-                apply(
-                    images,
-                    draw(
-                        share.total if share else len(batch),
-                        batch.shape[1],
-                        card.views,
-                        generator=generator,
-                        share=share,
-                    ),
-                    size=self.view_size,
+                apply(images, drawn, size=self.view_size)
+                for drawn in (
+                    draw(total, batch.shape[1], card.views, generator=generator, share=share) for _ in range(2)
                 )
-                for _ in range(2)
             ]
             seen = torch.cat([(view - self.model.mean) / self.model.deviation for view in views])
         pooled = self.trunk(seen.contiguous(memory_format=torch.channels_last)).mean((2, 3))

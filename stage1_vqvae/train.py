@@ -68,7 +68,9 @@ def train(
     check_shape(images, card)
     if world.first:
         output_folder(folder)
-    if resume and (folder / checkpoint.DESCRIPTION).exists():
+    finished = resume and (folder / checkpoint.DESCRIPTION).exists()
+    world.check_same([settings, finished], what="what is trained, or whether it is finished,")
+    if finished:
         description = checkpoint.describe(folder)
         check_settings(settings, description["settings"], origin=folder / checkpoint.DESCRIPTION)
         return dict(description["metrics"])
@@ -89,6 +91,8 @@ def train(
     # where it stands: at an earlier state, or at the start
     saved = load_state(folder, settings) if resume and (folder / training_state.NAME).exists() else None
     state = saved.state if saved else TrainingState()
+    stands = [state.phase, state.step, str(dtype)]
+    world.check_same(stands, what="how far the training has come, or its train.precision,")
     before = state.seconds  # of earlier sittings
 
     def save(phase: Phase, optimizer: torch.optim.Optimizer) -> None:

@@ -25,7 +25,7 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.processes import Process
 
 ROOT = Path(__file__).parent.parent
-TOLERANCE = 2e-4  # of weights and losses after ten steps: sums are rounded in another order
+TOLERANCE = 1e-5  # of weights after ten steps: sums are rounded in another order; measured 1e-6 and less
 
 
 def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
@@ -73,8 +73,8 @@ def assert_same(ours: Path, theirs: Path) -> None:
         mine, other = pd.read_csv(history), pd.read_csv(theirs / history.name)
         assert mine.columns.tolist() == other.columns.tolist()
         for column in set(mine) - {"seconds", "images_per_second"}:
-            wide = 0.05 if "psnr" in column else 0.0  # a batch's PSNR is the mean of its shares'
-            assert np.allclose(mine[column], other[column], rtol=10 * TOLERANCE, atol=wide + TOLERANCE), column
+            wide = 0.01 if "psnr" in column else 10 * TOLERANCE  # a batch's PSNR is the mean of its shares'
+            assert np.allclose(mine[column], other[column], rtol=10 * TOLERANCE, atol=wide), column
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -84,7 +84,7 @@ def test_two_processes_take_the_steps_of_one(name: str, one: Path, two: Path) ->
     assert metrics[1]["processes"] == 2
     assert "processes" not in metrics[0]
     assert metrics[0]["steps"] == metrics[1]["steps"]
-    assert metrics[0]["psnr"] == pytest.approx(metrics[1]["psnr"], abs=0.02)
+    assert metrics[0]["psnr"] == pytest.approx(metrics[1]["psnr"], abs=0.001)
     if name == "reconstruct":
         restarts = pd.read_csv(one / name / "history.csv")["restarted"]
         assert restarts.sum() > 0, "or nothing says that restarts agree"
@@ -104,16 +104,13 @@ def test_a_training_goes_on_with_another_number_of_processes(one: Path, two: Pat
 def test_the_command_under_torchrun_writes_and_prints_once(tmp_path: Path) -> None:
     sizes = ["split.unlabelled=100", "split.labelled=60", "split.test=40", "train.epochs=1", "train.batch_size=20"]
     sets = [word for size in sizes for word in ("--set", size)]
-    words = ["-m", "toolkit.cli", "train", "digits", "--objective", "reconstruct", "--out", tmp_path / "run", *sets]
-    done = torchrun(*words, "--json")
+    words = ["train", "digits", "--objective", "reconstruct", "--out", tmp_path / "run", "--json", *sets]
+    done = torchrun("-m", "toolkit.cli", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["processes"] == 2
     assert done.stderr.count("stage 1: 100 unlabelled images") == 1
     made = {path.name for path in (tmp_path / "run" / "stage1").iterdir()}
     assert {"model.safetensors", "model.json", "history.csv", "reconstructions.png"} <= made
-    again = torchrun(*words)
-    assert again.returncode == 1
-    assert "already holds a run" in again.stderr
 
 
 @given(total=st.integers(1, 300), size=st.integers(1, 9))

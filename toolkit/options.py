@@ -46,7 +46,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(f"\ninterrupted; what is done is kept: {self._again(ctx)} goes on", err=True)
+            if this_process().rank == 0:
+                click.echo(f"\ninterrupted; what is done is kept: {self._again(ctx)} goes on", err=True)
             ctx.exit(INTERRUPTED)
         except (ToolkitError, OSError) as error:
             if ctx.params.get("debug"):
