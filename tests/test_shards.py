@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,15 +278,18 @@ def test_the_commands_of_separate_machines(run: Path, tmp_path: Path) -> None:
     toolkit("encode", run, "--out", tmp_path / "c.h5", "--shard", "1/99", code=1)
 
 
-def test_torchrun_encodes_with_a_shard_for_each_process(run: Path, tmp_path: Path) -> None:
+def test_processes_started_together_take_a_shard_each(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under torchrun, which says in the environment which process it is; encoders do not talk to each other."""
     toolkit("encode", run, "--out", tmp_path / "whole.h5")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["encode", str(run), "--out", str(tmp_path / "codes.h5"), "--json"]
-    done = subprocess.run(
-        [*command, "-m", "toolkit.cli", *words], capture_output=True, text=True, check=False, env=os.environ.copy()
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["codes"] == str(tmp_path / "codes.h5"), "one of them speaks"
+    said = []
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        said.append(toolkit("encode", run, "--out", tmp_path / "codes.h5", "--json").stdout)
+    assert said[0] == "", "the one that joins them speaks"
+    assert json.loads(said[1])["codes"] == str(tmp_path / "codes.h5")
     assert sorted(path.name for path in (tmp_path / "codes.h5.shards").glob("*.h5")) == ["1-of-2.h5", "2-of-2.h5"]
     whole, joined = open_codes(tmp_path / "whole.h5"), open_codes(tmp_path / "codes.h5")
     assert np.array_equal(whole.stored("codes"), joined.stored("codes"))
