@@ -19,6 +19,7 @@ from toolkit_datasets.progress import Progress
 
 from .autoencoder import Autoencoder
 from .batches import padded
+from .distributed import Share
 from .objectives import corrupted, divergence, gaussian_error
 from .phase import Outcome, Phase
 from .reconstruct import evaluate
@@ -48,7 +49,9 @@ class Elbo(Phase):
         steps = self.settings.epochs * -(-len(rows) // self.settings.batch_size)
         self.warmup = max(1, round(self.card.vae.kl_warmup * steps))
 
-    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
+    def loss(
+        self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator, share: Share | None = None
+    ) -> Outcome:
         """The negative bound, with the KL weighted, in the unit of the normalised squared error.
 
         The bound is multiplied by the constant 2 noise^2 / (C H W): the error is then the mean squared error of
@@ -56,8 +59,8 @@ class Elbo(Phase):
         """
         model, noise = self.model, self.card.vae.noise
         target = model.normalise(batch)
-        posterior = model.posterior(corrupted(target, self.card.corrupt, generator=generator))
-        decoded = model.decoder(posterior.draw(generator=generator))
+        posterior = model.posterior(corrupted(target, self.card.corrupt, generator=generator, share=share))
+        decoded = model.decoder(posterior.draw(generator=generator, share=share))
         error = gaussian_error(decoded, target, noise=noise)
         kl = divergence(posterior.mean, posterior.log_variance)
         weight = (self.steps / self.warmup).clamp(max=1)

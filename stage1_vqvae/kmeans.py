@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .distributed import Share, World
 from .nearest import nearest
 
 MOST_ROUNDS = 512
@@ -54,3 +56,26 @@ def weighted_choice(weights: Tensor, n: int, *, generator: torch.Generator) -> T
     """
     race = torch.empty_like(weights).exponential_(generator=generator) / weights
     return race.topk(min(n, len(weights)), largest=False).indices
+
+
+def drawn_points(
+    points: Tensor, weights: Tensor, n: int, *, generator: torch.Generator, world: World, share: Share | None
+) -> Tensor:
+    """The rows of `points` (N, D) at the places of `weighted_choice`; among several processes, of the points of all.
+
+    `points` are those of the images of the `share`, as many of each image. All processes run one race: each knows its
+    own part of it, and hands in its n fastest.
+    """
+    if world.size == 1 or share is None:
+        return points[weighted_choice(weights, n, generator=generator)]
+    each = len(points) // len(share)
+    race = torch.empty(each * share.total, device=weights.device).exponential_(generator=generator)
+    mine = race[each * share.start : each * share.stop] / weights
+    times, places = mine.topk(min(n, len(mine)), largest=False)
+    entered = times.new_zeros(world.size, n)
+    entered[world.rank] = F.pad(times, (0, n - len(times)), value=torch.inf)
+    (entered,) = world.sum(entered)
+    winners = entered.view(-1).topk(min(n, each * share.total), largest=False).indices
+    places = F.pad(places, (0, n - len(places)))[winners % n]
+    found = torch.where((winners // n == world.rank)[:, None], points[places], 0.0)
+    return world.sum(found)[0]

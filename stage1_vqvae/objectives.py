@@ -13,6 +13,7 @@ from torch import Tensor
 
 from toolkit_datasets.card_stages import Corrupt
 
+from .distributed import Share, share_of
 from .quantizer import Quantized
 
 
@@ -44,18 +45,22 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (mean.square() + log_variance.exp() - 1 - log_variance).sum() / (2 * len(mean))
 
 
-def corrupted(images: Tensor, settings: Corrupt, *, generator: torch.Generator) -> Tensor:
+def corrupted(images: Tensor, settings: Corrupt, *, generator: torch.Generator, share: Share | None = None) -> Tensor:
     """Normalised `images` (B, C, H, W) with noise and with cells in the mean colour, which is zero here.
 
     A model that must give the clean image back cannot copy: denoising (Vincent et al. 2008), masking (He et al.,
-    "Masked autoencoders", 2022; here with the same network for what is seen and what is not).
+    "Masked autoencoders", 2022; here with the same network for what is seen and what is not). `images` may be a
+    `share` of the batch.
     """
+    total = share.total if share else len(images)
     if settings.noise:
-        images = images + settings.noise * torch.randn(images.shape, generator=generator, device=images.device)
+        noise = torch.randn(total, *images.shape[1:], generator=generator, device=images.device)
+        images = images + settings.noise * share_of(noise, share)
     if settings.mask:
-        b, _, height, width = images.shape
+        _, _, height, width = images.shape
         cells = (-(-height // settings.cell), -(-width // settings.cell))
-        hidden = torch.rand(b, 1, *cells, generator=generator, device=images.device) < settings.mask
+        hidden = torch.rand(total, 1, *cells, generator=generator, device=images.device) < settings.mask
+        hidden = share_of(hidden, share)
         hidden = hidden.repeat_interleave(settings.cell, 2).repeat_interleave(settings.cell, 3)
         images = images.masked_fill(hidden[:, :, :height, :width], 0.0)
     return images

@@ -19,6 +19,8 @@ from toolkit_datasets.card_stages import Agree, Train
 from toolkit_datasets.progress import Progress
 
 from .autoencoder import Autoencoder
+from .batch_norm import over_all_processes
+from .distributed import ALONE, Share, World
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Phase(nn.Module, ABC):
     name: ClassVar[str]  # also the title of its progress bar
     history: ClassVar[str]  # file name
     settings: Train | Agree
+    world: World = ALONE
 
     def __init__(self, model: Autoencoder, card: Card) -> None:
         super().__init__()
@@ -55,8 +58,14 @@ class Phase(nn.Module, ABC):
         """Before the first step and before going on with a training: compute what is no state."""
 
     @abstractmethod
-    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
-        """The loss of a uint8 batch (B, C, H, W), which is `rows` of the images; runs under autocast."""
+    def loss(
+        self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator, share: Share | None = None
+    ) -> Outcome:
+        """The loss of a uint8 batch (B, C, H, W), which is `rows` of the images; runs under autocast.
+
+        With a `share` these are one process's images of the batch. Means are then those over the share, and what
+        depends on all images is gathered from all processes; without one nothing is.
+        """
 
     def after_step(self, *, generator: torch.Generator) -> None:
         """After the optimizer's step."""
@@ -73,9 +82,11 @@ class Phase(nn.Module, ABC):
         """After the last step; called again where the training is killed meanwhile."""
 
 
-def create(kind: type[Phase], model: Autoencoder, card: Card, *, number: int) -> Phase:
+def create(kind: type[Phase], model: Autoencoder, card: Card, *, number: int, world: World = ALONE) -> Phase:
     """A phase whose own weights depend on the card's seed and its number alone."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(np.random.SeedSequence([card.seed, number]).generate_state(1)[0]))
         phase = kind(model, card)
+    phase.world = world
+    over_all_processes(phase, world)
     return phase.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

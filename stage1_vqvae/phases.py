@@ -18,6 +18,7 @@ from .autoencoder import Autoencoder
 from .batches import load, padded
 from .coarse import shrink
 from .codebook_start import learn_patterns, start_codebook, start_summaries
+from .distributed import Share, World
 from .elbo import Elbo
 from .model import VQVAE
 from .networks import fold, trunk, trunk_width
@@ -48,6 +49,7 @@ class Reconstruct(Phase):
         self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
         self.register_buffer("restarted", torch.zeros((), dtype=torch.long))
         self._coded: Quantized | None = None
+        self._share: Share | None = None
         self._frozen: dict[str, np.ndarray] = {}  # by level, see `frozen_codes`
 
     def begin(self, images: np.ndarray, rows: np.ndarray) -> None:
@@ -58,13 +60,15 @@ class Reconstruct(Phase):
         """The codes of earlier phases stay as they are: look them up once, and not in every epoch."""
         if self.model.summaries:
             size = self.card.encode.batch_size
-            self._frozen = frozen_codes(self.model, images, rows, batch_size=size, progress=progress)
+            self._frozen = frozen_codes(self.model, images, rows, batch_size=size, world=self.world, progress=progress)
 
-    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
+    def loss(
+        self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator, share: Share | None = None
+    ) -> Outcome:
         """Squared error over the training variance, plus beta x commitment."""
         model = self.model
         target = model.normalise(batch)
-        seen = corrupted(target, self.card.corrupt, generator=generator)
+        seen = corrupted(target, self.card.corrupt, generator=generator, share=share)
         coded = model.quantizer(model.encoder(seen))
         vectors = {model.fine: coded.vectors}
         for level in model.summaries:
@@ -72,7 +76,7 @@ class Reconstruct(Phase):
             vectors[level.name] = level.quantizer.lookup(indices)
         error = reconstruction(model.decoder(model.joined(vectors)), target)
         pull = commitment(coded)
-        self._coded = coded
+        self._coded, self._share = coded, share
         psnr = -10 * (error.detach() * model.deviation**2).clamp_min(1e-10).log10()
         return Outcome(
             error + self.card.vqvae.commitment * pull, {"reconstruction": error, "commitment": pull, "psnr": psnr}
@@ -81,10 +85,13 @@ class Reconstruct(Phase):
     def after_step(self, *, generator: torch.Generator) -> None:
         """Move the codebook, and count its codes."""
         assert self._coded is not None, "a step without a loss"
-        self.restarted += self.model.quantizer.update(self._coded, generator=generator)
-        for counts, chosen in zip(self.code_counts, self._coded.indices.unbind(1), strict=True):
-            counts += torch.bincount(chosen.reshape(-1), minlength=len(counts))
-        self._coded = None
+        self.restarted += self.model.quantizer.update(
+            self._coded, generator=generator, world=self.world, share=self._share
+        )
+        chosen = [each.reshape(-1) for each in self._coded.indices.unbind(1)]
+        found = [torch.bincount(each, minlength=self.code_counts.shape[1]) for each in chosen]
+        self.code_counts += torch.stack(self.world.sum(*found))
+        self._coded = self._share = None
 
     def progress(self, values: Mapping[str, float]) -> str:
         """Loss, PSNR, and how many codes were in use in this epoch."""
@@ -141,19 +148,26 @@ class Agree(Phase):
         """Trunk and projection; the model itself learns later."""
         return ((name, value) for name, value in self.named_parameters() if not name.startswith("model."))
 
-    def loss(self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator) -> Outcome:
+    def loss(
+        self, batch: Tensor, rows: np.ndarray, *, generator: torch.Generator, share: Share | None = None
+    ) -> Outcome:
         """NT-Xent of two views of each image."""
-        card = self.card
+        card, total = self.card, share.total if share else len(batch)
         with torch.autocast(batch.device.type, enabled=False):  # places and colours in float32
             parts = [shrink(part.float() / 255, card.coarse_size) for part in torch.split(batch, SHRUNK_AT_ONCE)]
             images = torch.cat(parts)
             views = [
-                apply(images, draw(len(batch), batch.shape[1], card.views, generator=generator), size=self.view_size)
-                for _ in range(2)
+                apply(images, drawn, size=self.view_size)
+                for drawn in (
+                    draw(total, batch.shape[1], card.views, generator=generator, share=share) for _ in range(2)
+                )
             ]
             seen = torch.cat([(view - self.model.mean) / self.model.deviation for view in views])
         pooled = self.trunk(seen.contiguous(memory_format=torch.channels_last)).mean((2, 3))
-        loss, found = agreement(*self.projection(pooled).chunk(2), temperature=card.agree.temperature)
+        projected = self.projection(pooled).chunk(2)
+        if share:  # the counter-examples are all other views of the batch
+            projected = tuple(self.world.gather(view, share) for view in projected)
+        loss, found = agreement(*projected, temperature=card.agree.temperature)
         return Outcome(loss, {"agreement": found})
 
     def progress(self, values: Mapping[str, float]) -> str:
@@ -190,9 +204,11 @@ PHASES: dict[str, tuple[type[Phase], ...]] = {
 
 @torch.no_grad()
 def frozen_codes(
-    model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, progress: Progress
+    model: VQVAE, images: np.ndarray, rows: np.ndarray, *, batch_size: int, world: World, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Codes of `images[rows]` at the levels that sum the picture up, computed as encoding does it.
+
+    Each process of the `world` looks up a part of them, and gets the others'.
 
     Returns:
         Level -> (len(images), R, g, g), zeros at other rows.
@@ -202,10 +218,13 @@ def frozen_codes(
         for level in model.levels
         if level.name != model.fine
     }
+    rows = np.array_split(rows, world.size)[world.rank]
     with progress.bar("coarse codes", len(rows), "images") as bar:
         for part, batch in padded(images, rows, batch_size, model.mean.device):
             normal = model.normalise(batch)
             for level in model.summaries:
                 codes[level.name][part] = level.quantizer(level(normal)).indices[: len(part)].cpu().numpy()
             bar.update(len(part))
+    for array in codes.values():
+        world.complete(array)
     return codes

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .kmeans import kmeans, weighted_choice
+from .distributed import ALONE, Share, World
+from .kmeans import drawn_points, kmeans
 from .nearest import distances_to, nearest
 
 
@@ -83,39 +84,60 @@ class Quantizer(nn.Module):
         self.sums[depth].copy_(codes * counts[:, None])
 
     @torch.no_grad()
-    def update(self, quantized: Quantized, *, generator: torch.Generator) -> Tensor:
+    def update(
+        self,
+        quantized: Quantized,
+        *,
+        generator: torch.Generator,
+        world: World = ALONE,
+        share: Share | None = None,
+    ) -> Tensor:
         """Move the codes towards the latents that chose them; returns how many codes were restarted (a scalar).
 
         A code whose average count falls below `restart` times an even share of the tokens moves onto a latent of this
         step, drawn with a chance proportional to its squared distance from its code, and starts anew with an even
-        share. No value is read back to the host, so that a GPU need not wait.
+        share. No value is read back to the host, so that a GPU need not wait. With a `share` of the batch, the latents
+        of all processes of the `world` count, and the codebook moves alike in all.
         """
         left = tokens(quantized.latents.detach())  # (N, D)
         owners = quantized.indices.permute(1, 0, 2, 3).reshape(self.depth, -1)  # (R, N)
         restarted = torch.zeros((), dtype=torch.long, device=left.device)
         for depth, owner in enumerate(owners):
             next_left = left - self.codebook[depth][owner]  # by the codes of the lookup, before they move
-            restarted += self._update_depth(depth, left, owner, generator)
+            restarted += self._update_depth(depth, left, owner, generator, world, share)
             left = next_left
         return restarted
 
-    def _update_depth(self, depth: int, points: Tensor, owner: Tensor, generator: torch.Generator) -> Tensor:
+    def _update_depth(
+        self,
+        depth: int,
+        points: Tensor,
+        owner: Tensor,
+        generator: torch.Generator,
+        world: World,
+        share: Share | None,
+    ) -> Tensor:
         """`update` of one depth: `points` (N, D) chose the codes `owner` (N,)."""
         codebook, counts, sums = self.codebook[depth], self.counts[depth], self.sums[depth]
-        counts.lerp_(torch.bincount(owner, minlength=self.codes).to(points.dtype), 1 - self.decay)
-        sums.lerp_(torch.zeros_like(sums).index_add_(0, owner, points), 1 - self.decay)
+        hits, added = world.sum(
+            torch.bincount(owner, minlength=self.codes).to(points.dtype),
+            torch.zeros_like(sums).index_add_(0, owner, points),
+        )  # K (D + 1) numbers
+        counts.lerp_(hits, 1 - self.decay)
+        sums.lerp_(added, 1 - self.decay)
         # An unused code keeps its place: counts and sums fade alike. Below 1e-12 the quotient would lose its digits.
         alive = counts > 1e-12
         codebook.copy_(torch.where(alive[:, None], sums / counts.clamp_min(1e-12)[:, None], codebook))
         if self.restart == 0:
             return torch.zeros((), dtype=torch.long, device=points.device)
 
-        even = len(points) / self.codes
+        even = (len(points) // len(share) * share.total if share else len(points)) / self.codes
         dead = counts < self.restart * even
-        chosen = weighted_choice(distances_to(points, codebook, owner), self.codes, generator=generator)
+        far = distances_to(points, codebook, owner)
+        drawn = drawn_points(points, far, self.codes, generator=generator, world=world, share=share)
         rank = dead.cumsum(0) - 1  # the n-th dead code takes the n-th latent drawn
-        dead &= rank < len(chosen)
-        fresh = points[chosen[rank.clamp(0, len(chosen) - 1)]]  # (K, D), read only where dead
+        dead &= rank < len(drawn)
+        fresh = drawn[rank.clamp(0, len(drawn) - 1)]  # (K, D), read only where dead
         codebook.copy_(torch.where(dead[:, None], fresh, codebook))
         counts.copy_(torch.where(dead, even, counts))
         sums.copy_(torch.where(dead[:, None], fresh * even, sums))

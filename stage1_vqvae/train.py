@@ -21,6 +21,7 @@ from . import checkpoint, training_state
 from .assessment import assess, write_examples
 from .batches import check_shape, epoch_batches, load
 from .device import choose_device, training_dtype
+from .distributed import ALONE, World, share_of
 from .holdout import split_validation
 from .interrupt import Interrupt
 from .model import build
@@ -32,7 +33,13 @@ METRICS, EXAMPLES = "metrics.json", "examples.npz"
 
 
 def train(
-    prepared: Prepared, folder: Path, *, device: str = "auto", resume: bool = False, progress: Progress | None = None
+    prepared: Prepared,
+    folder: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    world: World = ALONE,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the card's model on the unlabelled images and leave the finished model in `folder`.
 
@@ -43,28 +50,32 @@ def train(
         device: `auto`, `cpu`, `cuda`, `cuda:<number>` or `mps`.
         resume: go on where an earlier call stopped; a finished training is returned as it is. Otherwise what an
             earlier training left in `folder` is removed.
+        world: the processes that train together, all with the same arguments; the first one writes.
         progress: shows images per second, loss, PSNR and codes in use.
 
     Returns:
-        The metrics, as in metrics.json.
+        The metrics, as in metrics.json; nothing in processes other than the first.
 
     Raises:
         ToolkitError: too few images, no such device, a state of other settings, or a loss that is no number.
-        KeyboardInterrupt: after Ctrl-C, once the state is saved.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, in any of the processes, once the state is saved.
     """
     show = progress or Silent()
     began = time.perf_counter()
     card, images = prepared.card, prepared.images
     settings = settings_of(card, prepared)
-    place = choose_device(device)
+    place = world.device if world.size > 1 else choose_device(device)
     check_shape(images, card)
-    output_folder(folder)
-    if resume and (folder / checkpoint.DESCRIPTION).exists():
+    if world.first:
+        output_folder(folder)
+    finished = resume and (folder / checkpoint.DESCRIPTION).exists()
+    world.check_same([settings, finished], what="what is trained, or whether it is finished,")
+    if finished:
         description = checkpoint.describe(folder)
         check_settings(settings, description["settings"], origin=folder / checkpoint.DESCRIPTION)
         return dict(description["metrics"])
     phases = PHASES[card.train.objective]
-    if not resume:
+    if not resume and world.first:
         made = [checkpoint.DESCRIPTION, checkpoint.WEIGHTS, training_state.NAME, METRICS, EXAMPLES]
         for name in made + [phase.history for phase in phases]:
             (folder / name).unlink(missing_ok=True)
@@ -80,15 +91,19 @@ def train(
     # where it stands: at an earlier state, or at the start
     saved = load_state(folder, settings) if resume and (folder / training_state.NAME).exists() else None
     state = saved.state if saved else TrainingState()
+    stands = [state.phase, state.step, str(dtype)]
+    world.check_same(stands, what="how far the training has come, or its train.precision,")
     before = state.seconds  # of earlier sittings
 
     def save(phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         state.seconds = before + time.perf_counter() - began
-        save_state(folder, state, phase, optimizer, settings)
+        if world.first:
+            save_state(folder, state, phase, optimizer, settings)
+        world.barrier()
 
     for kind in phases[state.phase :]:
         # model and optimizer; weight decay on convolutions only, not on biases and norms
-        phase = create(kind, model, card, number=state.phase).to(place)
+        phase = create(kind, model, card, number=state.phase, world=world).to(place)
         plan = phase.settings
         per_epoch = -(-len(training) // plan.batch_size)
         epochs = phase.epochs(len(training))
@@ -104,11 +119,17 @@ def train(
             show.say(f"resuming {phase.name} after step {state.step} of {steps}")
             saved = None
         else:
-            phase.begin(images, training)
+            if world.first:
+                phase.begin(images, training)
+            world.broadcast(phase)
         phase.ready(images, training, show)
+        loss_of = world.parallel(phase, learners)
 
         batches: list[np.ndarray] = []
-        with show.bar(phase.name, epochs * len(training), "images") as bar, Interrupt() as interrupt:
+        with (
+            show.bar(phase.name, epochs * len(training), "images") as bar,
+            Interrupt(patient=world.size > 1) as interrupt,
+        ):
             bar.update(state.step * len(training) // per_epoch)
             for step in range(state.step, steps):
                 tick = time.perf_counter()
@@ -121,27 +142,28 @@ def train(
 
                 # forward, in bfloat16 where the device computes in it; quantisers stay in float32
                 rows = batches[place_in_epoch]
-                batch = load(images, rows, place)
+                share = world.share(len(rows))
+                mine = share_of(rows, share)
+                batch = load(images, mine, place)
                 generator = torch.Generator(place).manual_seed(seed_of(card.seed, state.phase, step))
                 phase.train()
                 with torch.autocast(place.type, dtype=dtype, enabled=dtype != torch.float32):
-                    outcome = phase.loss(batch, rows, generator=generator)
-                parts = {"loss": outcome.loss, **outcome.parts}
-                values = {name: float(value.detach()) for name, value in parts.items()}
+                    outcome = loss_of(batch, mine, generator=generator, share=share)
+                values = world.means({"loss": outcome.loss, **outcome.parts}, share)
                 for name, value in values.items():
                     finite(name, value, phase=phase, step=step, epoch=epoch, rate=rate)
 
                 # backward, clip, step
                 optimizer.zero_grad(set_to_none=True)
-                outcome.loss.backward()  # type: ignore[no-untyped-call]
+                (outcome.loss * share.weight).backward()  # type: ignore[no-untyped-call]
                 length = torch.nn.utils.clip_grad_norm_(learners, plan.clip)
                 finite("gradient norm", float(length), phase=phase, step=step, epoch=epoch, rate=rate)
                 optimizer.step()
                 phase.after_step(generator=generator)
 
                 # sums of the epoch
-                state.add(values, len(batch), seconds=time.perf_counter() - tick)
-                bar.update(len(batch))
+                state.add(values, len(rows), seconds=time.perf_counter() - tick)
+                bar.update(len(rows))
                 bar.set_postfix_str(f"epoch {epoch + 1}/{epochs}, {phase.progress(values)}", refresh=False)
 
                 # end of an epoch: validate, one row of history, save
@@ -149,19 +171,23 @@ def train(
                     figures = phase.end_epoch(images, validation)
                     state.seconds = before + time.perf_counter() - began
                     state.end_epoch(epoch=epoch, rate=rate, images=len(training), figures=figures)
-                    write_text(folder / phase.history, pd.DataFrame(state.history).to_csv(index=False))
+                    if world.first:
+                        write_text(folder / phase.history, pd.DataFrame(state.history).to_csv(index=False))
                     save(phase, optimizer)
-                if interrupt.requested:
-                    break
-        if interrupt.requested:
-            save(phase, optimizer)
-            raise KeyboardInterrupt
+                if world.any(interrupt.requested):
+                    save(phase, optimizer)
+                    raise KeyboardInterrupt
 
-        phase.finish(images, training)
+        if world.first:
+            phase.finish(images, training)
+        world.broadcast(phase)
         state.seconds = before + time.perf_counter() - began
         state.end_phase(phase.name, epochs=epochs, steps=steps, images=len(training))
 
     # figures on images that stage 1 never learned from, and the finished model
+    if not world.first:
+        world.barrier()
+        return {}
     model.eval()
     metrics, examples = assess(prepared, model, validation, progress=progress)
     last = state.phases[-1]
@@ -173,10 +199,12 @@ def train(
         "device": str(place),
         "precision": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        **({"processes": world.size} if world.size > 1 else {}),
     }
     write_examples(folder / EXAMPLES, examples)
     write_json(folder / METRICS, metrics)
     checkpoint.save_model(folder, model, card, metrics, settings=settings)
+    world.barrier()
     return metrics
 
 

@@ -16,6 +16,7 @@ from toolkit_datasets.codes import Level
 
 from . import thesis
 from .autoencoder import Autoencoder, Levels
+from .distributed import Share, share_of
 from .networks import decoder, encoder
 
 LATENTS = "latents"
@@ -29,10 +30,11 @@ class Posterior:
     mean: Tensor  # (B, D)
     log_variance: Tensor  # (B, D)
 
-    def draw(self, *, generator: torch.Generator) -> Tensor:
+    def draw(self, *, generator: torch.Generator, share: Share | None = None) -> Tensor:
         """One z (B, D) of each image, through which gradients reach mean and variance (ibid., section 2.4)."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + (self.log_variance / 2).exp() * noise
+        total, dim = share.total if share else len(self.mean), self.mean.shape[1]
+        noise = torch.randn(total, dim, generator=generator, device=self.mean.device)
+        return self.mean + (self.log_variance / 2).exp() * share_of(noise, share)
 
 
 class Encoder(nn.Module):

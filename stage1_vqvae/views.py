@@ -15,6 +15,8 @@ from torch import Tensor
 
 from toolkit_datasets.card_stages import Views
 
+from .distributed import Share, share_of
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -27,8 +29,11 @@ class Draw:
     tint: Tensor  # (n, C) shift
 
 
-def draw(n: int, channels: int, settings: Views, *, generator: torch.Generator) -> Draw:
-    """Draw `n` views of images with `channels` channels; tensors lie on the generator's device."""
+def draw(n: int, channels: int, settings: Views, *, generator: torch.Generator, share: Share | None = None) -> Draw:
+    """Draw `n` views of images with `channels` channels; tensors lie on the generator's device.
+
+    Of a batch shared by several processes, `n` counts all images, and those of the `share` come back.
+    """
     device = generator.device
 
     def uniform(low: float, high: float) -> Tensor:
@@ -46,13 +51,14 @@ def draw(n: int, channels: int, settings: Views, *, generator: torch.Generator) 
     place[:, 0, 0], place[:, 0, 1] = mirror * width * angle.cos(), -height * angle.sin()
     place[:, 1, 0], place[:, 1, 1] = mirror * width * angle.sin(), height * angle.cos()
     place[:, 0, 2], place[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    return Draw(
+    drawn = Draw(
         place=place,
         brightness=factor(settings.brightness),
         contrast=factor(settings.contrast),
         saturation=torch.where(uniform(0, 1) < settings.grey, 0.0, factor(settings.saturation)),
         tint=torch.randn(n, channels, generator=generator, device=device) * settings.tint,
     )
+    return Draw(**{name: share_of(values, share) for name, values in vars(drawn).items()})
 
 
 def apply(images: Tensor, drawn: Draw, *, size: int) -> Tensor:

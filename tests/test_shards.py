@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from commands import toolkit
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import digits, kill
+from together import TRAININGS
 
 from stage1_vqvae.encode import encode
 from stage1_vqvae.train import train
@@ -100,6 +98,22 @@ def test_joined_shards_are_what_one_process_writes(format: str, content: str, mo
         assert not shards_folder(out).exists()
     assert len(encoded(model, out, **options)) == N, "one process finds its own work done"
     assert encoded(model, out, "2/3", **options).path == out
+
+
+@pytest.mark.parametrize("format", ["h5", "npy"])
+def test_every_level_is_joined(format: str, tmp_path: Path) -> None:
+    prepared = digits(**TRAININGS["agree"], epochs=1)
+    if not (tmp_path.parent / "agree" / "model.json").exists():
+        train(prepared, tmp_path.parent / "agree", device="cpu")
+    rows, stores = prepared.rows("unlabelled", "labelled", "test"), {}
+    for name, shards in (("whole", [None]), ("parts", [Shard(2, 2), Shard(1, 2)])):
+        for shard in shards:
+            options = {"format": format, "content": "indices", "device": "cpu", "shard": shard}
+            stores[name] = encode(tmp_path.parent / "agree", prepared, rows, tmp_path / name, **options)
+    assert [level.name for level in stores["parts"].info.levels] == ["fine", "coarse", "patterns"]
+    for level in stores["whole"].info.levels:
+        assert np.array_equal(*(store.indices(level.name) for store in stores.values()))
+        assert np.array_equal(*(store.codebook(level.name) for store in stores.values()))
 
 
 def test_a_killed_shard_goes_on_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,15 +278,18 @@ def test_the_commands_of_separate_machines(run: Path, tmp_path: Path) -> None:
     toolkit("encode", run, "--out", tmp_path / "c.h5", "--shard", "1/99", code=1)
 
 
-def test_torchrun_encodes_with_a_shard_for_each_process(run: Path, tmp_path: Path) -> None:
+def test_processes_started_together_take_a_shard_each(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under torchrun, which says in the environment which process it is; encoders do not talk to each other."""
     toolkit("encode", run, "--out", tmp_path / "whole.h5")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["encode", str(run), "--out", str(tmp_path / "codes.h5"), "--json"]
-    done = subprocess.run(
-        [*command, "-m", "toolkit.cli", *words], capture_output=True, text=True, check=False, env=os.environ.copy()
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["codes"] == str(tmp_path / "codes.h5"), "one of them speaks"
+    said = []
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        said.append(toolkit("encode", run, "--out", tmp_path / "codes.h5", "--json").stdout)
+    assert said[0] == "", "the one that joins them speaks"
+    assert json.loads(said[1])["codes"] == str(tmp_path / "codes.h5")
     assert sorted(path.name for path in (tmp_path / "codes.h5.shards").glob("*.h5")) == ["1-of-2.h5", "2-of-2.h5"]
     whole, joined = open_codes(tmp_path / "whole.h5"), open_codes(tmp_path / "codes.h5")
     assert np.array_equal(whole.stored("codes"), joined.stored("codes"))
@@ -284,3 +301,15 @@ def test_other_commands_are_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "works in one process" in toolkit("run", "digits", "--out", tmp_path / "x", code=1).output
     assert not (tmp_path / "x").exists()
+
+
+def test_shards_of_real_pictures(real_data: Path, tmp_path: Path) -> None:
+    sets = ["image.size=16", "vqvae.stride=4", "train.epochs=1", "encode.batch_size=50"]
+    words = ["cats-vs-dogs", "--data", real_data / "cats_vs_dogs" / "train", "--objective", "reconstruct"]
+    toolkit("train", *words, "--out", tmp_path / "run", "--limit", 250, sets=sets)
+    toolkit("encode", tmp_path / "run", "--out", tmp_path / "whole.h5")
+    for shard in ("3/3", "1/3", "2/3"):
+        toolkit("encode", tmp_path / "run", "--out", tmp_path / "parts.h5", "--shard", shard)
+    whole, parts = open_codes(tmp_path / "whole.h5"), open_codes(tmp_path / "parts.h5")
+    assert parts.manifest.equals(whole.manifest)
+    assert np.array_equal(parts.vectors("codes"), whole.vectors("codes"))

@@ -207,29 +207,37 @@ def train(
     \b
     Example:  toolkit train cats-vs-dogs --data train/ --out runs/cats
               toolkit train folder --data mine/ --out runs/mine --set train.epochs=40 --set image.size=128
+              torchrun --nproc-per-node 4 -m toolkit.cli train cats-vs-dogs --data train/ --out runs/cats
     """
+    from stage1_vqvae.distributed import joined
+
     from .describe import plan_text
     from .pipeline import train_run, without_counts
     from .runs import check_out, clear
     from .summaries import stage1_text
 
-    if not dry_run:
-        check_out(out, resume=resume, overwrite=overwrite)
-    prepared = images.open(card, console)
-    if dry_run:
-        console.show(plan_text(prepared, out, steps=("train",)))
-        return
-    if overwrite:
-        clear(out)
-    metrics = train_run(
-        prepared,
-        images.where,
-        out,
-        command=options.typed_command(),
-        device=device,
-        resume=resume,
-        progress=console.progress,
-    )
+    with joined(device) as world:
+        with world.first_ahead():
+            if world.first and not dry_run:
+                check_out(out, resume=resume, overwrite=overwrite)
+            prepared = images.open(card, console)
+            if world.first and overwrite and not dry_run:
+                clear(out)
+        if dry_run:
+            console.show(plan_text(prepared, out, steps=("train",)))
+            return
+        metrics = train_run(
+            prepared,
+            images.where,
+            out,
+            command=options.typed_command(),
+            device=device,
+            resume=resume,
+            world=world,
+            progress=console.progress,
+        )
+        if not world.first:
+            return
     console.show(stage1_text(metrics))
     console.show(f"model: {out / 'stage1'}\nnext:  toolkit encode {out}")
     console.data(without_counts(metrics))

@@ -29,7 +29,7 @@ INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-TOGETHER = ("encode",)  # commands that several processes may run together
+TOGETHER = ("train", "encode")  # commands that several processes may run together
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +46,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(f"\ninterrupted; what is done is kept: {self._again(ctx)} goes on", err=True)
+            if this_process().rank == 0:
+                click.echo(f"\ninterrupted; what is done is kept: {self._again(ctx)} goes on", err=True)
             ctx.exit(INTERRUPTED)
         except (ToolkitError, OSError) as error:
             if ctx.params.get("debug"):

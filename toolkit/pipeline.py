@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from toolkit_datasets.targets import counted
 from .leakage import leakage_text
 from .runs import Data, check_out, clear, read_run, write_run
 from .wording import model_text
+
+if TYPE_CHECKING:
+    from stage1_vqvae.distributed import World
 
 CHANGED = (
     "The images or labels changed since the training, so images that it learned from could end up in the test split. "
@@ -70,9 +73,18 @@ def open_data(
 
 
 def train_run(
-    prepared: Prepared, data: Data, out: Path, *, command: str, device: str, resume: bool, progress: Progress
+    prepared: Prepared,
+    data: Data,
+    out: Path,
+    *,
+    command: str,
+    device: str,
+    resume: bool,
+    world: World | None = None,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Stage 1: train into `out/stage1`, with plots; returns the metrics."""
+    """Stage 1: train into `out/stage1`, with plots; returns the metrics, and nothing but in the first of a `world`."""
+    from stage1_vqvae.distributed import ALONE
     from stage1_vqvae.train import train
     from stage1_vqvae.training_state import check_belongs
 
@@ -82,9 +94,13 @@ def train_run(
     folder = out / "stage1"
     if resume:  # before the record of the run is written anew
         check_belongs(prepared, folder)
-    write_run(out, prepared, data, command)
+    world = world or ALONE
+    if world.first:
+        write_run(out, prepared, data, command)
     progress.say(f"stage 1: {learners:,} unlabelled images of {card.image.size} px; {model_text(card, learners)}")
-    metrics = train(prepared, folder, device=device, resume=resume, progress=progress)
+    metrics = train(prepared, folder, device=device, resume=resume, world=world, progress=progress)
+    if not world.first:
+        return metrics
     for history in folder.glob("history*.csv"):
         loss_curve(history, folder / history.name.replace("history", "loss").replace(".csv", ".png"))
     reconstruction_grid(folder / "examples.npz", folder / "reconstructions.png")
