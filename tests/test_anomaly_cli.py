@@ -246,7 +246,7 @@ def test_a_lesion_in_a_real_unseen_brain(real_data: Path, tmp_path: Path) -> Non
     """Few people are enough to mark the pixels of a bright lesion; slices and fainter ones are in docs/anomaly.md."""
     data = real_data / "brain_t1" / "ds002748_2mm"
     sets = ["image.size=64", "slices.count=10", "slices.spacing=3.5", "vqvae.stride=8", "train.epochs=10"]
-    sets += ["train.batch_size=16"]
+    sets += ["train.batch_size=16", "vqvae.width=16"]
     toolkit("train", "ds002748", "--data", data, "--out", tmp_path / "run", "--limit", 10, sets=sets)
     samples = pd.read_csv(tmp_path / "run" / "samples.csv", dtype=str, keep_default_na=False)
     tested = samples[samples["split"] == "test"].groupby("path")["position"].apply(list)
