@@ -178,6 +178,17 @@ def test_single_files_and_either_score(run: Path, patients: Path, tmp_path: Path
     assert (means.loc["p1"] > means.loc["p4"]).all()
 
 
+def test_earlier_results_are_replaced_on_demand_and_nothing_else_is_touched(run: Path, tmp_path: Path) -> None:
+    words = ("anomaly", run, "--out", tmp_path / "out", "--no-nifti")
+    toolkit(*words, "--most", 3)
+    (tmp_path / "out" / "overlays" / "mine.png").write_bytes(b"kept")
+    assert "give --overwrite" in toolkit(*words, code=1).output
+    toolkit(*words, "--most", 1, "--overwrite")
+    assert len(list((tmp_path / "out" / "overlays").glob("0*.png"))) == 1
+    assert (tmp_path / "out" / "overlays" / "mine.png").read_bytes() == b"kept"
+    assert "is a run folder" in toolkit("anomaly", run, "--out", run, code=1).output
+
+
 def test_training_images_are_marked(run: Path, tmp_path: Path) -> None:
     shown = toolkit("anomaly", run, "--split", "unlabelled", "--out", tmp_path, "--no-nifti", "--most", 0)
     assert "WARNING   SEEN IN TRAINING" in shown.output
@@ -234,9 +245,9 @@ def test_a_vae_has_no_codes_to_be_surprised_by(tmp_path: Path) -> None:
 def test_a_lesion_in_a_real_unseen_brain(real_data: Path, tmp_path: Path) -> None:
     """Few people are enough to mark the pixels of a bright lesion; slices and fainter ones are in docs/anomaly.md."""
     data = real_data / "brain_t1" / "ds002748_2mm"
-    sets = ["image.size=64", "slices.count=10", "slices.spacing=3.5", "vqvae.stride=8", "train.epochs=12"]
-    sets += ["train.batch_size=16"]
-    toolkit("train", "ds002748", "--data", data, "--out", tmp_path / "run", "--limit", 14, sets=sets)
+    sets = ["image.size=64", "slices.count=10", "slices.spacing=3.5", "vqvae.stride=8", "train.epochs=10"]
+    sets += ["train.batch_size=16", "vqvae.width=16"]
+    toolkit("train", "ds002748", "--data", data, "--out", tmp_path / "run", "--limit", 10, sets=sets)
     samples = pd.read_csv(tmp_path / "run" / "samples.csv", dtype=str, keep_default_na=False)
     tested = samples[samples["split"] == "test"].groupby("path")["position"].apply(list)
     for number, (path, positions) in enumerate(tested.items()):
