@@ -101,6 +101,11 @@ def test_a_training_goes_on_with_another_number_of_processes(one: Path, two: Pat
     assert_same(one / "reconstruct", folder)
 
 
+def test_processes_that_would_train_different_things_stop(two: Path) -> None:
+    for rank in (0, 1):
+        assert "what is trained, or whether it is finished, differs" in (two / f"refused {rank}").read_text()
+
+
 def test_the_command_under_torchrun_writes_and_prints_once(tmp_path: Path) -> None:
     sizes = ["split.unlabelled=100", "split.labelled=60", "split.test=40", "train.epochs=1", "train.batch_size=20"]
     sets = [word for size in sizes for word in ("--set", size)]

@@ -11,6 +11,7 @@ from tiny_training import Acting, digits
 
 from stage1_vqvae.distributed import joined
 from stage1_vqvae.train import train
+from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared
 
 COARSE = {"stride": 4, "width": 8, "patterns": 3, "grid": 2, "codebook_size": 8, "depth": 3}
@@ -41,6 +42,10 @@ def main(folder: Path) -> None:
             train(prepared("reconstruct"), folder / "two, then one", world=world, progress=other)
         except KeyboardInterrupt:
             (folder / f"stopped {world.rank}").touch()
+        try:
+            train(digits(seed=world.rank), folder / "apart", world=world)
+        except ToolkitError as error:
+            (folder / f"refused {world.rank}").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from toolkit_datasets.card import Card, card_from, card_text, load_card
 from toolkit_datasets.codes import Codes, Shard, open_codes, versions
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.prepare import Prepared, prepare
+from toolkit_datasets.processes import this_process
 from toolkit_datasets.progress import Progress
 from toolkit_datasets.splits import leakage
 from toolkit_datasets.targets import counted
@@ -120,6 +121,7 @@ def encode_run(
     progress: Progress,
 ) -> Codes:
     """Freeze: write the codes of the run's images (or of new ones) to `out`, or one shard of them beside it."""
+    from stage1_vqvae.distributed import local_device
     from stage1_vqvae.encode import encode
     from stage1_vqvae.training_state import check_belongs
 
@@ -133,7 +135,7 @@ def encode_run(
         out,
         format=format,
         content=content,
-        device=device,
+        device=local_device(device, this_process()),
         overwrite=overwrite,
         shard=shard,
         progress=progress,
