@@ -27,7 +27,7 @@ from stage1_vqvae.checkpoint import load_model
 from stage1_vqvae.reconstruct import reconstruct
 from stage1_vqvae.side_by_side import INSIDE, SCORES, Pairs, side_by_side
 from stage2_probe.intervals import Bootstrap, interval
-from toolkit_datasets.atomic import output_folder, replacing, write_json
+from toolkit_datasets.atomic import replacing, write_json
 from toolkit_datasets.codes import file_names, safe_name
 from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.images import Unreadable
@@ -39,6 +39,7 @@ from toolkit_datasets.volumes import read_layout
 from .cohort import Cohort, Collector, own_cohort, write_cohort
 from .cohort_check import compare, unusual_for
 from .plots import side_by_side_grid
+from .runs import make_room
 from .unseen import HELD_OUT, Unseen
 
 SUMMARY = "summary.json"
@@ -76,7 +77,7 @@ def reconstruct_run(
     loaded = load_model(asked.run / "stage1", device)
     model = loaded.model
     check_shape(asked.prepared.images, loaded.card)
-    _make_room(out, overwrite=overwrite)
+    make_room(out, kind="reconstructions", overwrite=overwrite)
     own, missing = _own(asked, model, loaded.model_hash, workers=workers, progress=progress)
     collector = Collector(asked, model)
     scores: dict[str, list[np.ndarray]] = {}
@@ -131,23 +132,6 @@ def reconstruct_run(
             table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(out / SUMMARY, summary)  # last: where it stands, the folder is complete
     return summary
-
-
-def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Make the folder; take away what an earlier call wrote, as its summary lists it, and nothing else."""
-    if (out / "run.json").is_file():
-        raise ToolkitError(f"{out} is a run folder: choose another --out, such as {out / 'reconstructions' / 'new'}")
-    old = out / SUMMARY
-    if old.is_file():
-        if not overwrite:
-            raise ToolkitError(
-                f"{out} already holds reconstructions: give --overwrite to replace them, or another --out"
-            )
-        for name in json.loads(old.read_text(encoding="utf-8")).get("files", []):
-            if Path(name).name == name:
-                (out / name).unlink(missing_ok=True)
-        old.unlink()
-    output_folder(out)
 
 
 def _own(
