@@ -11,7 +11,6 @@ grid.png       eight subjects from the best to the worst: original, reconstructi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
