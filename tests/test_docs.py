@@ -1,9 +1,29 @@
 """Pages that quote the program say what the program says."""
 
 import importlib.util
+import shlex
 from pathlib import Path
 
+import click
+import pytest
+
+from toolkit.cli import main
+
 DOCS = Path(__file__).parent.parent / "docs"
+NAMES = ["-h", "--help"]  # a command keeps the ones that it is first asked with
+
+
+def typed() -> list[str]:
+    """The commands of all pages, as they stand there."""
+    pages = [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
+    return sorted({line[2:] for line in text.splitlines() if line.startswith("$ toolkit ")})
+
+
+@pytest.mark.parametrize("command", typed())
+def test_a_command_of_a_page_can_be_typed(command: str) -> None:
+    _, name, *words = shlex.split(command, comments=True)
+    assert isinstance(main.commands[name].make_context(name, words, help_option_names=NAMES), click.Context)
 
 
 def test_generated_pages_are_up_to_date() -> None:
