@@ -3,10 +3,12 @@
     python benchmarks/experiments.py --list
     python benchmarks/experiments.py --data train/ --out runs/experiments plain short
     python benchmarks/experiments.py --data train/ --out runs/experiments --final agree    # 3 seeds, on the test set
+    python benchmarks/experiments.py --data train/ --out runs/experiments --final agree --seeds 1    # one of them
 
 A configuration is a card and overrides. Half of the labelled pool teaches and the other half judges
 (`probe.judge = "pool"`), so that no choice is ever made on the test images; only `--final` looks at them, with three
-seeds of stage 1 on a split of its own. Figures go to docs/experiments.json, and from there into the page's tables.
+seeds of stage 1 on a split of its own. A run that was stopped goes on where it was. Figures go to
+docs/experiments.json, and from there into the page's tables.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"
 BEGIN, END = "<!-- tables made by benchmarks/experiments.py -->", "<!-- end of the tables -->"
 FINAL_SPLIT, FINAL_SEEDS = 2026, (0, 1, 2)  # a split that no choice was ever made on
 LABELS = (100, 1000)
+CURVE = (10, 20, 50, *LABELS, 200, 500, 2000, 5000)  # of the final rows
 PLAIN, AGREE = ("train.objective=reconstruct",), ("train.objective=agree",)
 EQUAL = ("vqvae.depth=2", "vqvae.codebook_size=362", "train.epochs=125")  # the bits and seconds of `agree`
 SHORT = (*AGREE, "agree.most_images=240000", "train.epochs=2")  # six minutes, to compare settings with each other
@@ -63,9 +66,9 @@ EXPERIMENTS = (
 
 
 def run_one(experiment: Experiment, data: Path, out: Path, extra: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """Train, encode and probe one configuration; its figures."""
-    sets = [*experiment.sets, *extra, "encode.format=h5", f"probe.curve={list(LABELS)}"]
-    command = ["run", experiment.card, "--data", str(data), "--out", str(out), "--overwrite", "--seed", str(seed)]
+    """Train, encode and probe one configuration, or what is left of that; its figures."""
+    sets = [*experiment.sets, *extra, "encode.format=h5"]
+    command = ["run", experiment.card, "--data", str(data), "--out", str(out), "--resume", "--seed", str(seed)]
     command += [word for each in sets for word in ("--set", each)]
     print("toolkit", *command, flush=True)
     ended = subprocess.run([sys.executable, "-m", "toolkit.cli", *command], check=False)
@@ -106,8 +109,19 @@ def tables(records: dict[str, Any]) -> str:
             lines += ["", f"Final rows of `{name}`, judged by the test images of split {FINAL_SPLIT}:", ""]
             lines += [f"| seed of stage 1 | {head}", "|---|---|---|---|---|---|---|"]
             lines += [f"| {seed} | {row(found)} |" for seed, found in record["final"].items()]
+            lines += ["", *label_curve(record["final"])]
     machines = sorted({f"{record['machine']}, {record['date']}" for record in records.values()})
     return "\n".join([*lines, "", "Measured on: " + "; ".join(machines) + "."])
+
+
+def label_curve(final: dict[str, Any]) -> list[str]:
+    """Accuracy in % by number of labels, mean over the seeds of stage 1: a table."""
+    sizes = sorted({int(size) for found in final.values() for of in found["accuracy"].values() for size in of})
+    lines = [f"| labels | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    for name in next(iter(final.values()))["accuracy"]:
+        means = [[found["accuracy"][name][str(size)]["mean"] for found in final.values()] for size in sizes]
+        lines.append(f"| {name} | {' | '.join(f'{100 * sum(each) / len(each):.1f}' for each in means)} |")
+    return lines
 
 
 def write_page(records: dict[str, Any]) -> None:
@@ -138,7 +152,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="experiments to run; without any the tables are only written anew")
     parser.add_argument("--data", type=Path, help="folder of the images")
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="where the runs go")
-    parser.add_argument("--final", action="store_true", help="three seeds, judged by the test images")
+    parser.add_argument("--final", action="store_true", help="judged by the test images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=FINAL_SEEDS, help="of stage 1, with --final")
     parser.add_argument("--list", action="store_true", help="name the experiments and stop")
     arguments = parser.parse_args()
     known = {experiment.name: experiment for experiment in EXPERIMENTS}
@@ -155,9 +170,10 @@ def main() -> None:
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     for name in arguments.names:
         record = records.setdefault(name, {})
-        for seed in FINAL_SEEDS if arguments.final else (0,):
+        for seed in arguments.seeds if arguments.final else (0,):
             out = arguments.out / (f"{name}-final-{seed}" if arguments.final else name)
-            extra = (f"split.seed={FINAL_SPLIT}",) if arguments.final else ("probe.judge=pool",)
+            judge = f"split.seed={FINAL_SPLIT}" if arguments.final else "probe.judge=pool"
+            extra = (judge, f"probe.curve={sorted(CURVE if arguments.final else LABELS)}")
             found = run_one(known[name], arguments.data, out, extra, seed)
             if arguments.final:
                 record.setdefault("final", {})[str(seed)] = found
