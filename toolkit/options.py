@@ -234,3 +234,9 @@ def takes_images(function: F) -> F:
 def typed_command() -> str:
     """The command as the user typed it, for the record; `python -m toolkit.cli` counts as `toolkit`."""
     return shlex.join(["toolkit", *sys.argv[1:]])
+
+
+def finish(skipped: int) -> None:
+    """Exit code 3 where files were skipped; not among several processes, where torchrun would stop the others."""
+    if skipped and this_process().count == 1:
+        click.get_current_context().exit(SKIPPED)
