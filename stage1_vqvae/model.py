@@ -48,7 +48,7 @@ class VQVAE(Autoencoder):
         self.quantizer = Quantizer(
             settings.codebook_size,
             settings.code_dim,
-            depth=settings.depth,
+            depth=card.fine_depth,
             decay=settings.decay,
             restart=settings.restart,
         )

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1_vqvae.model import CODES, FINE, levels_of
 from toolkit_datasets.card import card_from, card_names, card_text, load_card
 from toolkit_datasets.errors import ToolkitError
 
@@ -58,6 +59,18 @@ def test_a_wrong_override_names_the_key_the_value_and_the_choices(override: str,
         load_card("cats-vs-dogs", [override])
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "depth"), [((), 4), (("train.objective=reconstruct",), 1), (("vqvae.depth=2",), 2)]
+)
+def test_pictures_get_more_codes_beside_levels_that_sum_them_up(overrides: tuple[str, ...], depth: int) -> None:
+    card = load_card("cats-vs-dogs", overrides)
+    assert card.fine_depth == depth
+    assert {level.name: level.depth for level in levels_of(card) if level.name in (CODES, FINE)} in (
+        {CODES: depth},
+        {FINE: depth},
+    )
 
 
 def test_slices_are_never_normalised_one_by_one() -> None:

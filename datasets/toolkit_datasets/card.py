@@ -109,6 +109,15 @@ class Card(Part):
         """Pixels along each side of what the coarse level sees: those of the image, at most `coarse.size`."""
         return min(self.image.size, self.coarse.size)
 
+    @property
+    def fine_depth(self) -> int:
+        """Residual codes at each place of the VQ-VAE's own level.
+
+        One is the VQ-VAE as published. Beside levels that sum the picture up there are four: those levels cost 64 bytes
+        whatever the picture is, so the pictures should be worth it (docs/experiments.md).
+        """
+        return self.vqvae.depth or (4 if self.train.objective == "agree" else 1)
+
 
 def _at(data: Mapping[str, Any], table: str) -> Mapping[str, Any]:
     """A table of a card's plain data, or of one made in Python; empty where it is missing or no table."""
