@@ -15,7 +15,7 @@ class Train(Part):
 
     objective: Literal["reconstruct", "agree", "vae"] = "reconstruct"  # VQ-VAE; with a coarse level; VAE: see [vae]
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=1)  # small batches learn most per second on a CPU
+    batch_size: int = Field(16, ge=1)  # few images need many steps; a GPU is busier with larger batches
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.05, ge=0, le=1)  # share of all steps
