@@ -27,7 +27,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from run import machine  # benchmarks/run.py
+from measure import machine  # benchmarks/measure.py
 
 from stage1_vqvae import scores
 from stage1_vqvae.anomaly import Recipe, absolute_error, smoothed, top_mean

@@ -22,7 +22,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from run import machine  # benchmarks/run.py
+from measure import machine  # benchmarks/measure.py
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"

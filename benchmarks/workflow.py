@@ -11,42 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import psutil
-from run import machine  # benchmarks/run.py
+from measure import machine, toolkit, watched  # benchmarks/measure.py
 
 PLAIN = ("--overwrite", "--objective", "reconstruct", "--set", "probe.features=mean")
 
 
 def measured(*words: object, cache: Path) -> dict[str, Any]:
     """Run one `toolkit` command; wall seconds and the peak memory of its process tree in MB."""
-    environment = {**os.environ, "TOOLKIT_CACHE": str(cache)}
-    command = [sys.executable, "-m", "toolkit.cli", *map(str, words)]
-    start, peak = time.perf_counter(), 0
-    process = subprocess.Popen(command, env=environment)
-    while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
-        time.sleep(0.1)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return {"command": f"toolkit {words[0]}", "seconds": time.perf_counter() - start, "peak_mb": peak / 1e6}
-
-
-def tree_bytes(pid: int) -> int:
-    """Resident bytes of a process and its children; pages of mapped files count."""
-    try:
-        process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
-    except psutil.Error:
-        return 0
+    took, peak = watched(toolkit(*words), env={"TOOLKIT_CACHE": str(cache)})
+    return {"command": f"toolkit {words[0]}", "seconds": took, "peak_mb": peak}
 
 
 def numbers(path: Path) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""How the benchmarks measure: both sides by turns, as a ratio; peaks of memory in processes of their own."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ours beside a peer or a limit."""
+
+    name: str  # a word or two that never change: the key of the row, such as "nearest-1024"
+    what: str  # what both sides do, in a sentence
+    ours: str  # with its unit
+    other: str
+    ratios: tuple[float, ...]  # of each repeat; above 1: ours is faster, or takes less
+    target: float | None = None  # of their median
+    note: str = ""  # why a target is missed, or what the peer leaves out
+    made: dict[str, str] = field(default_factory=lambda: {"machine": machine(), "date": date.today().isoformat()})
+
+    @property
+    def ratio(self) -> float:
+        """The median over the repeats."""
+        return statistics.median(self.ratios)
+
+    def record(self) -> dict[str, Any]:
+        """What docs/benchmarks.json keeps."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Both sides of a comparison."""
+
+    ours: float  # median seconds
+    other: float
+    ratios: tuple[float, ...]  # other / ours, of each repeat
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternate(
+    ours: Callable[[], object], other: Callable[[], object], *, repeats: int = REPEATS, warm: bool = True
+) -> Timed:
+    """Call both sides by turns, so that a slow moment of the machine hits both; once each before it counts (`warm`)."""
+    if warm:
+        ours(), other()
+    pairs = [(seconds(ours), seconds(other)) for _ in range(repeats)]
+    return Timed(
+        ours=statistics.median(a for a, _ in pairs),
+        other=statistics.median(b for _, b in pairs),
+        ratios=tuple(b / a for a, b in pairs),
+    )
+
+
+def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> tuple[float, float]:
+    """Run a command to its end; wall seconds, and the peak memory in MB of it and its children together."""
+    start, peak = time.perf_counter(), 0
+    process = subprocess.Popen(list(map(str, command)), env={**os.environ, **(env or {})})
+    while process.poll() is None:
+        peak = max(peak, tree_bytes(process.pid))
+        time.sleep(0.1)
+    if process.returncode not in (0, 3):  # 3: finished, some files skipped
+        sys.exit(f"{' '.join(map(str, command))} ended with exit code {process.returncode}")
+    return time.perf_counter() - start, peak / 1e6
+
+
+def toolkit(*words: object) -> list[str]:
+    """The command line of `toolkit` with these words, in this Python."""
+    return [sys.executable, "-m", "toolkit.cli", *map(str, words)]
+
+
+def tree_bytes(pid: int) -> int:
+    """Resident bytes of a process and its children; pages of mapped files count."""
+    try:
+        process = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+    except psutil.Error:
+        return 0
+
+
+def forget_peak() -> None:
+    """Start the peak of `own_peak` anew; on Linux."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_peak() -> float:
+    """Peak resident memory of this process in MB, mapped file pages included; on Linux.
+
+    Not ru_maxrss, which a child inherits from its parent.
+    """
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
+
+
+def versions(*packages: str) -> str:
+    """Packages with their versions, for a line below a table."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+
+
+def machine() -> str:
+    """Processor, cores and Python."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,0 +1,97 @@
+"""Rows of pictures: decoding them into the cache, and encoding them in flat memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measure import Row, alternate, forget_peak, own_peak, watched
+
+
+def rows(folder: Path) -> list[Row]:
+    """Rows of JPEG files anywhere in `folder`."""
+    return [decoding(folder), encoding_memory()]
+
+
+def decoding(folder: Path) -> Row:
+    """All pictures of a folder into the cache, against a plain Pillow loop that keeps nothing."""
+    from PIL import Image
+
+    from toolkit_datasets.card import load_card
+    from toolkit_datasets.prepare import prepare
+
+    files = sorted(folder.rglob("*.jpg"))[:5000]
+    card = load_card("folder", ["image.size=64"])
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["TOOLKIT_CACHE"] = cache
+            prepare(card, folder, limit=len(files), split=False)
+
+    def plain() -> None:
+        for path in files:
+            np.asarray(Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+
+    timed, n = alternate(ours, plain), len(files)
+    return Row(
+        "decoding",
+        f"decode {n:,} JPEGs to 64x64: cache with hashes and status, against a Pillow loop on one thread",
+        f"{n / timed.ours:,.0f}/s",
+        f"{n / timed.other:,.0f}/s",
+        timed.ratios,
+    )
+
+
+def encoding_memory() -> Row:
+    """Peak memory of encoding 25,000 images, against 5,000: flat is 1.00."""
+    small, large = (peak_of_encoding(n) for n in (5_000, 25_000))
+    return Row(
+        "encoding-memory",
+        "peak memory of encoding 25,000 images of 64x64 to `.npy`, against 5,000 (flat: 1.00)",
+        f"{large:,.0f} MB",
+        f"{small:,.0f} MB",
+        (small / large,),
+    )
+
+
+def peak_of_encoding(n: int) -> float:
+    """MB at the peak of a process of its own that encodes `n` random images from a memory map."""
+    with tempfile.TemporaryDirectory() as folder:
+        watched([sys.executable, __file__, n, folder])
+        return float((Path(folder) / "peak").read_text())
+
+
+def encode_random_images(n: int, folder: Path) -> None:
+    """The body of `peak_of_encoding`: leaves the peak resident memory in MB, mapped file pages included."""
+    import pandas as pd
+
+    from stage1_vqvae.checkpoint import save_model
+    from stage1_vqvae.encode import encode
+    from stage1_vqvae.model import build
+    from toolkit_datasets.card import load_card
+    from toolkit_datasets.prepare import Prepared
+
+    card = load_card("cats-vs-dogs")
+    images = np.lib.format.open_memmap(folder / "x.npy", "w+", np.uint8, (n, 64, 64, 3))
+    rng = np.random.default_rng(0)
+    for start in range(0, n, 1000):
+        images[start : start + 1000] = rng.integers(0, 255, (len(images[start : start + 1000]), 64, 64, 3), np.uint8)
+    del images  # written and unmapped: what counts is the reading
+    ids = [f"{i}" for i in range(n)]
+    empty = dict.fromkeys(("slice", "label", "group", "sha256", "part"), "")
+    table = {"id": ids, "path": ids, "number": ids, "split": "test", "status": "ok", **empty}
+    samples = pd.DataFrame(table, dtype=object)
+    mapped = np.load(folder / "x.npy", mmap_mode="r")
+    prepared = Prepared(card, samples, mapped, pd.DataFrame(), "random", 0)
+    (folder / "model").mkdir()
+    save_model(folder / "model", build(card, seed=0), card, {}, settings={})
+    forget_peak()  # of making the images
+    encode(folder / "model", prepared, np.arange(n), folder / "codes", format="npy", content="vectors")
+    (folder / "peak").write_text(str(own_peak()))
+
+
+if __name__ == "__main__":
+    encode_random_images(int(sys.argv[1]), Path(sys.argv[2]))
