@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from measure import machine, toolkit  # benchmarks/measure.py
+from measure import machine, run_toolkit, set_each  # benchmarks/measure.py
 
 PEOPLE = ("split.unlabelled=0.75", "split.labelled=unlabelled")  # 39 people to learn from, 14 unseen
 FEW_BITS = ("vqvae.stride=64", "vqvae.codebook_size=128", "vqvae.code_dim=16")  # 2x2 codes of 7 bits
@@ -34,16 +32,10 @@ PRESETS = {
 def figures(name: str, place: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: what reconstruct says of the unseen people, and what training said of itself and of PCA."""
     run = arguments.out / f"{place}"
-    words = [word for each in (*PEOPLE, *PRESETS[name], *arguments.set) for word in ("--set", each)]
+    sets = set_each((*PEOPLE, *PRESETS[name], *arguments.set))
     source = ("--data", arguments.data, "--labels", arguments.labels)
-    commands = [
-        toolkit("train", "ds002748", *source, "--out", run, "--resume", *words),
-        toolkit("reconstruct", run, "--no-images", "--overwrite"),
-    ]
-    for command in commands:
-        print(" ".join(command[2:]), flush=True)
-        if (ended := subprocess.run(command, check=False).returncode) not in (0, 3):  # 3: some files skipped
-            sys.exit(f"{name} ended with exit code {ended}")
+    run_toolkit("train", "ds002748", *source, "--out", run, "--resume", *sets)
+    run_toolkit("reconstruct", run, "--no-images", "--overwrite")
     metrics = json.loads((run / "stage1" / "metrics.json").read_text(encoding="utf-8"))
     summary = json.loads((run / "reconstructions" / "test" / "summary.json").read_text(encoding="utf-8"))
     return {"metrics": metrics, "scores": summary["scores"], "subjects": summary["subjects"]}
