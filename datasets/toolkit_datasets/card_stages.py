@@ -103,7 +103,7 @@ class VQVAE(Part):
     depth: int = Field(0, ge=0)  # residual codes at each place, sharper pictures; 0: one, or four of objective `agree`
     code_dim: int = Field(64, ge=1)
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
-    decay: float = Field(0.99, gt=0, lt=1)  # of the codebook's moving averages
+    decay: float = Field(0.9975, gt=0, lt=1)  # of the codebook's averages: over 6,400 images; 0.99 forgets rare codes
     restart: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even share is moved; 0: never
 
     @model_validator(mode="before")
