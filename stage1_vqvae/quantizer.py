@@ -149,15 +149,15 @@ class Quantizer(nn.Module):
 
 
 def early(step: Tensor, decay: float) -> Tensor:
-    """Weight of step number `step` (a scalar, from 0) in averages that reach back over a tenth of the steps so far.
+    """Weight of step number `step` (a scalar, from 0) in the averages of the codebook.
 
-    At most over 1 / (1 - `decay`) steps. The encoder moves fast at first, and codes that are averages over hundreds of
-    steps would stay behind.
+    They reach back over 50 steps at first and over one more with every tenth step, up to 1 / (1 - `decay`): the encoder
+    moves fast in the beginning, and codes that are averages over hundreds of steps would stay behind.
 
-    >>> [round(float(early(torch.tensor(step), 0.9975)), 4) for step in (0, 90, 890, 5000)]
-    [0.9, 0.09, 0.01, 0.0025]
+    >>> [round(float(early(torch.tensor(step), 0.9975)), 4) for step in (0, 500, 1500, 5000)]
+    [0.02, 0.01, 0.005, 0.0025]
     """
-    return (9 / (10 + step.float())).clamp_min(1 - decay)
+    return (10 / (500 + step.float())).clamp_min(1 - decay)
 
 
 def tokens(latents: Tensor) -> Tensor:
