@@ -20,11 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 2**20
-"""Scores in the buffer (4 MB in float32): enough for a fast product, few enough to stay in cache."""
+BLOCK = 2**19
+"""Scores in the buffer (2 MB in float32): enough for a fast product, few enough to stay in cache."""
 
-GROUP = 32
-"""Codes in a group, about where G + g is least for the usual 256 to 4,096 codes."""
+NARROWEST = 64
+"""Vectors of a block at least, however many codes there are: the product is slow with fewer."""
+
+GROUP = 16
+"""Codes in a group, about where little time goes into the G minima and the g scores for 256 to 4,096 codes."""
 
 
 def nearest(vectors: Tensor, codebook: Tensor, *, block: int = BLOCK) -> Tensor:
@@ -61,12 +64,11 @@ def _in_float32(vectors: Tensor, codebook: Tensor, block: int) -> tuple[Tensor, 
     codes[:k, dim] = codebook.square().sum(1) / 2
     codes[k:] = codes[k - 1]  # the last group is filled up; vectors near its last code are in doubt, hence never wrong
 
-    longest = codebook.norm(dim=1).amax()
     members = torch.arange(group)[:, None]
-    width = max(1, min(n, block // size))
+    width = max(1, min(n, max(NARROWEST, block // size)))
     points = vectors.new_ones(width, dim + 1)
-    buffer = vectors.new_empty(size * width)  # asked for once: fresh pages would cost as much as the product
-    found, sure = torch.empty(n, dtype=torch.long), torch.empty(n, dtype=torch.bool)
+    buffer = vectors.new_empty(size * width)  # asked for once: fresh pages cost a good part of the product's time
+    found, gap = torch.empty(n, dtype=torch.long), vectors.new_empty(n)
     for start in range(0, n, width):
         part = vectors[start : start + width]
         t = len(part)
@@ -74,18 +76,18 @@ def _in_float32(vectors: Tensor, codebook: Tensor, block: int) -> tuple[Tensor, 
         scores = torch.mm(codes, points[:t].t(), out=buffer[: size * t].view(size, t))  # (K, T)
 
         minima = scores.view(-1, group, t).amin(1)  # (G, T)
-        best_group = minima.argmin(0, keepdim=True)  # (1, T)
-        inside = scores.gather(0, best_group * group + members)  # (g, T)
-        place = inside.argmin(0, keepdim=True)  # (1, T)
-        found[start : start + t] = (best_group * group + place)[0]
+        smallest, winner = minima.min(0, keepdim=True)  # (1, T)
+        first = winner * group
+        inside = scores.gather(0, first + members)  # (g, T)
+        place = inside.min(0, keepdim=True).indices
+        found[start : start + t] = (first + place)[0]
 
-        smallest = minima.gather(0, best_group)[0]  # (T,)
-        minima.scatter_(0, best_group, torch.inf)
+        minima.scatter_(0, winner, torch.inf)
         inside.scatter_(0, place, torch.inf)
-        second = torch.minimum(minima.amin(0), inside.amin(0))
-        # Where numbers overflow the comparison is with NaN, hence false.
-        sure[start : start + t] = second - smallest > 2 * _rounding(part.norm(dim=1), longest, dim)
-    return found, sure
+        second = torch.minimum(minima.amin(0), inside.amin(0))  # (T,)
+        gap[start : start + t] = second - smallest[0]
+    # Where numbers overflow this compares with NaN, which is false.
+    return found, gap > 2 * _rounding(vectors.norm(dim=1), codebook.norm(dim=1).amax(), dim)
 
 
 def _rounding(length: Tensor, longest: Tensor, dim: int) -> Tensor:
