@@ -6,13 +6,14 @@ Letters: N vectors, K codes, D dimensions; T vectors of a block, g codes of a gr
   ||e||^2 / 2 - x.e. With a 1 beside each x and ||e||^2 / 2 beside each -e, the product of the two is the score.
 - **Memory.** Blocks of vectors share one buffer of K x T scores that stays in the processor's cache. The full table of
   64 images of 128x128 at stride 4 with 1,024 codes would take 256 MB.
-- **The smallest score.** torch's `argmin` looks at one number after another, `amin` at 16 at once. So `amin` goes over
-  the groups, and `argmin` over the G smallest scores of the groups, then over the g scores within the best group.
+- **The smallest score.** To find where it is, torch looks at one number after another; `amin`, which finds how small it
+  is, looks at 16 at once. So `amin` goes over the groups, and `min` over the G smallest scores of the groups, then over
+  the g scores within the best group.
 - **Exact.** A score in float32 is off by its rounding at most, for which there is a bound (`_rounding`). Where the
   second smallest score is so near that rounding may have exchanged the two, float64 decides: there the product of two
   float32 numbers is exact. So the outcome depends on the numbers alone, not on block size, threads or library.
 
-The same in bfloat16, with twice the multiplications a second, would not pay: see docs/decisions/0011-speed.md.
+Candidates from a product in bfloat16 would not pay: see docs/decisions/0011-speed.md.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ GROUP = 16
 def nearest(vectors: Tensor, codebook: Tensor, *, block: int = BLOCK) -> Tensor:
     """Index (N,) long of the code in `codebook` (K, D) closest to each of `vectors` (N, D), both float32.
 
-    On a CPU the outcome is that of a search in float64, the first of codes that are equally near; vectors that hold NaN
-    get any index. Elsewhere scores are compared as they are in float32, because asking which ones are in doubt would
+    On a CPU the outcome is that of a search in float64, and of codes that float64 cannot tell apart any one; vectors
+    that hold NaN get any index. Elsewhere scores are compared as they are in float32, because asking which ones are in doubt would
     make the host wait for the device. Memory beside the inputs is `block` scores, a copy of the codebook and a few
     numbers for each vector. Runs in float32 under autocast too: in bfloat16, with 8 bits of mantissa, neighbouring
     codes could not be told apart.
@@ -67,7 +68,7 @@ def _in_float32(vectors: Tensor, codebook: Tensor, block: int) -> tuple[Tensor, 
     members = torch.arange(group)[:, None]
     width = max(1, min(n, max(NARROWEST, block // size)))
     points = vectors.new_ones(width, dim + 1)
-    buffer = vectors.new_empty(size * width)  # asked for once: fresh pages cost a good part of the product's time
+    buffer = vectors.new_empty(size * width)  # asked for once, not once a block
     found, gap = torch.empty(n, dtype=torch.long), vectors.new_empty(n)
     for start in range(0, n, width):
         part = vectors[start : start + width]
