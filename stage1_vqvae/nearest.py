@@ -35,10 +35,10 @@ def nearest(vectors: Tensor, codebook: Tensor, *, block: int = BLOCK) -> Tensor:
     """Index (N,) long of the code in `codebook` (K, D) closest to each of `vectors` (N, D), both float32.
 
     On a CPU the outcome is that of a search in float64, and of codes that float64 cannot tell apart any one; vectors
-    that hold NaN get any index. Elsewhere scores are compared as they are in float32, because asking which ones are in doubt would
-    make the host wait for the device. Memory beside the inputs is `block` scores, a copy of the codebook and a few
-    numbers for each vector. Runs in float32 under autocast too: in bfloat16, with 8 bits of mantissa, neighbouring
-    codes could not be told apart.
+    that hold NaN get any index. Elsewhere scores are compared as they are in float32, because asking which ones are in
+    doubt would make the host wait for the device. Memory beside the inputs is `block` scores (or those of 64 vectors),
+    a copy of the codebook and a few numbers for each vector; those in doubt are copied. Runs in float32 under autocast
+    too: in bfloat16, with 8 bits of mantissa, neighbouring codes could not be told apart.
     """
     with torch.autocast(device_type=vectors.device.type, enabled=False), torch.no_grad():
         if vectors.device.type != "cpu":
