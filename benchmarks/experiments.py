@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from measure import machine  # benchmarks/measure.py
+from measure import machine, run_toolkit, set_each  # benchmarks/measure.py
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"
@@ -68,12 +66,8 @@ EXPERIMENTS = (
 def run_one(experiment: Experiment, data: Path, out: Path, extra: tuple[str, ...], seed: int) -> dict[str, Any]:
     """Train, encode and probe one configuration, or what is left of that; its figures."""
     sets = [*experiment.sets, *extra, "encode.format=h5"]
-    command = ["run", experiment.card, "--data", str(data), "--out", str(out), "--resume", "--seed", str(seed)]
-    command += [word for each in sets for word in ("--set", each)]
-    print("toolkit", *command, flush=True)
-    ended = subprocess.run([sys.executable, "-m", "toolkit.cli", *command], check=False)
-    if ended.returncode not in (0, 3):  # 3: finished, some files skipped
-        sys.exit(f"{experiment.name} ended with exit code {ended.returncode}")
+    seeded = ("--resume", "--seed", seed)
+    run_toolkit("run", experiment.card, "--data", data, "--out", out, *seeded, *set_each(sets))
     return figures(json.loads((out / "results.json").read_text()))
 
 

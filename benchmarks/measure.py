@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 REPEATS = 5
+FINISHED = (0, 3)  # exit codes; 3: some files skipped
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> 
     while process.poll() is None:
         peak = max(peak, tree_bytes(process.pid))
         time.sleep(0.1)
-    if process.returncode not in (0, 3):  # 3: finished, some files skipped
+    if process.returncode not in FINISHED:
         sys.exit(f"{' '.join(map(str, command))} ended with exit code {process.returncode}")
     return time.perf_counter() - start, peak / 1e6
 
@@ -90,6 +91,27 @@ def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> 
 def toolkit(*words: object) -> list[str]:
     """The command line of `toolkit` with these words, in this Python."""
     return [sys.executable, "-m", "toolkit.cli", *map(str, words)]
+
+
+def run_toolkit(*words: object) -> None:
+    """Run a `toolkit` command to its end, its lines where ours are; the benchmark ends where it fails."""
+    print("toolkit", *words, flush=True)
+    ended = subprocess.run(toolkit(*words), check=False)
+    if ended.returncode not in FINISHED:
+        sys.exit(f"toolkit {words[0]} ended with exit code {ended.returncode}")
+
+
+def trained(run: Path, card: str, data: Path, labels: Path | None, sets: Sequence[str]) -> Path:
+    """The run, trained first where it is not, with these overrides of its card."""
+    if not (run / "stage1" / "model.json").is_file():
+        table = ["--labels", labels] if labels else []
+        run_toolkit("train", card, "--data", data, *table, "--out", run, "--overwrite", *set_each(sets))
+    return run
+
+
+def set_each(sets: Sequence[str]) -> list[str]:
+    """`--set` before each."""
+    return [word for each in sets for word in ("--set", each)]
 
 
 def tree_bytes(pid: int) -> int:

@@ -36,7 +36,7 @@ def assess(
         of examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
     """
     show = progress or Silent()
-    size = prepared.card.encode.batch_size
+    size, inside = prepared.card.encode.batch_size, prepared.card.of_volumes
     unlabelled = prepared.rows("unlabelled")
     unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
     unseen = {split: rows for split, rows in unseen.items() if len(rows)}
@@ -44,7 +44,7 @@ def assess(
     scored: dict[str, Scored] = {}
     with show.bar("evaluate", sum(map(len, unseen.values())) + len(learned), "images") as bar:
         for split, rows in unseen.items():
-            scored[split] = score(model, prepared.images, rows, batch_size=size, bar=bar)
+            scored[split] = score(model, prepared.images, rows, batch_size=size, foreground=inside, bar=bar)
         counts, spread = CodeCounts(model), Spread()
         for part, batch in padded(prepared.images, learned, size, model.mean.device):
             with torch.inference_mode():
@@ -74,11 +74,13 @@ def assess(
     metrics = {
         "model": model.kind,
         "figures_on": judged,
-        **{name: splits[judged][name] for name in ("psnr", "ssim", "normalised_mse")},
+        **{name: value for name, value in splits[judged].items() if name not in ("n", "mse")},
         "bits_per_pixel": model.bits_per_pixel,
         **codebooks,
         "levels": levels,
-        "references": references(model, prepared.images, learned, unseen[judged], batch_size=size, progress=show),
+        "references": references(
+            model, prepared.images, learned, unseen[judged], batch_size=size, foreground=inside, progress=show
+        ),
         "splits": splits,
         "code_counts": {name: array.tolist() for name, array in totals.items()},
     }

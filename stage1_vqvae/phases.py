@@ -24,7 +24,7 @@ from .model import VQVAE
 from .networks import fold, trunk, trunk_width
 from .objectives import agreement, commitment, corrupted, reconstruction
 from .phase import Outcome, Phase
-from .quantizer import Quantized
+from .quantizer import Quantized, early
 from .reconstruct import evaluate
 from .views import apply, draw
 
@@ -41,6 +41,7 @@ class Reconstruct(Phase):
     model: VQVAE
     code_counts: Tensor  # (R, K) long: how often each code was chosen in this epoch so far
     restarted: Tensor  # scalar, long: codes moved in this epoch
+    updates: Tensor  # scalar, long: steps so far
 
     def __init__(self, model: Autoencoder, card: Card) -> None:
         assert isinstance(model, VQVAE), f"{type(model).__name__} has no codebook to train"
@@ -48,6 +49,7 @@ class Reconstruct(Phase):
         self.settings = card.train
         self.register_buffer("code_counts", torch.zeros(model.quantizer.counts.shape, dtype=torch.long))
         self.register_buffer("restarted", torch.zeros((), dtype=torch.long))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._coded: Quantized | None = None
         self._share: Share | None = None
         self._frozen: dict[str, np.ndarray] = {}  # by level, see `frozen_codes`
@@ -85,9 +87,11 @@ class Reconstruct(Phase):
     def after_step(self, *, generator: torch.Generator) -> None:
         """Move the codebook, and count its codes."""
         assert self._coded is not None, "a step without a loss"
+        weight = early(self.updates, self.card.vqvae.decay)
         self.restarted += self.model.quantizer.update(
-            self._coded, generator=generator, world=self.world, share=self._share
+            self._coded, generator=generator, weight=weight, world=self.world, share=self._share
         )
+        self.updates += 1
         chosen = [each.reshape(-1) for each in self._coded.indices.unbind(1)]
         found = [torch.bincount(each, minlength=self.code_counts.shape[1]) for each in chosen]
         self.code_counts += torch.stack(self.world.sum(*found))

@@ -91,6 +91,7 @@ class Quantizer(nn.Module):
         quantized: Quantized,
         *,
         generator: torch.Generator,
+        weight: Tensor | None = None,
         world: World = ALONE,
         share: Share | None = None,
     ) -> Tensor:
@@ -98,8 +99,9 @@ class Quantizer(nn.Module):
 
         A code whose average count falls below `restart` times an even share of the tokens moves onto a latent of this
         step, drawn with a chance proportional to its squared distance from its code, and starts anew with an even
-        share. No value is read back to the host, so that a GPU need not wait. With a `share` of the batch, the latents
-        of all processes of the `world` count, and the codebook moves alike in all.
+        share. `weight` (a scalar) is that of this step in the averages: 1 - `decay` where nothing is said, and more
+        early in a training, see `early`. No value is read back to the host, so that a GPU need not wait. With a
+        `share` of the batch, the latents of all processes of the `world` count, and the codebook moves alike in all.
         """
         left = tokens(quantized.latents.detach())  # (N, D)
         owners = quantized.indices.permute(1, 0, 2, 3).reshape(self.depth, -1)  # (R, N)
@@ -108,7 +110,7 @@ class Quantizer(nn.Module):
             points = left
             if depth + 1 < self.depth:
                 left = left - self.codebook[depth][owner]  # by the codes of the lookup, before they move
-            restarted += self._update_depth(depth, points, owner, generator, world, share)
+            restarted += self._update_depth(depth, points, owner, weight, generator, world, share)
         return restarted
 
     def _update_depth(
@@ -116,6 +118,7 @@ class Quantizer(nn.Module):
         depth: int,
         points: Tensor,
         owner: Tensor,
+        weight: Tensor | None,
         generator: torch.Generator,
         world: World,
         share: Share | None,
@@ -126,8 +129,9 @@ class Quantizer(nn.Module):
             torch.bincount(owner, minlength=self.codes).to(points.dtype),
             torch.zeros_like(sums).index_add_(0, owner, points),
         )  # K (D + 1) numbers
-        counts.lerp_(hits, 1 - self.decay)
-        sums.lerp_(added, 1 - self.decay)
+        weight = counts.new_tensor(1 - self.decay) if weight is None else weight
+        counts.lerp_(hits, weight)
+        sums.lerp_(added, weight)
         # An unused code keeps its place: counts and sums fade alike. Below 1e-12 the quotient would lose its digits.
         alive = counts > 1e-12
         codebook.copy_(torch.where(alive[:, None], sums / counts.clamp_min(1e-12)[:, None], codebook))
@@ -145,6 +149,18 @@ class Quantizer(nn.Module):
         counts.copy_(torch.where(dead, even, counts))
         sums.copy_(torch.where(dead[:, None], fresh * even, sums))
         return dead.sum()
+
+
+def early(step: Tensor, decay: float) -> Tensor:
+    """Weight of step number `step` (a scalar, from 0) in the averages of the codebook.
+
+    They reach back over 50 steps at first and over one more with every tenth step, up to 1 / (1 - `decay`): the encoder
+    moves fast in the beginning, and codes that are averages over hundreds of steps would stay behind.
+
+    >>> [round(float(early(torch.tensor(step), 0.9975)), 4) for step in (0, 500, 1500, 5000)]
+    [0.02, 0.01, 0.005, 0.0025]
+    """
+    return (10 / (500 + step.float())).clamp_min(1 - decay)
 
 
 def tokens(latents: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Scored:
     mse: np.ndarray  # (n,) of images in [0, 1]
     psnr: np.ndarray  # (n,) dB
     ssim: np.ndarray  # (n,) at most 1
+    ssim_foreground: np.ndarray | None  # (n,) of the pixels that are not black, NaN where all are; None: not asked for
     code_counts: dict[str, np.ndarray]  # level -> (R, K) int64: how often each code was chosen in all n together
 
 
@@ -53,21 +54,32 @@ class CodeCounts:
 
 
 def score(
-    model: Autoencoder, images: np.ndarray, rows: np.ndarray, *, batch_size: int, bar: Bar | None = None
+    model: Autoencoder,
+    images: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    foreground: bool = False,
+    bar: Bar | None = None,
 ) -> Scored:
-    """Reconstruct `images[rows]` (n, H, W, C) uint8 and compare; memory does not grow with n, apart from the scores."""
-    columns: dict[str, list[Tensor]] = {"mse": [], "psnr": [], "ssim": []}
+    """Reconstruct `images[rows]` (n, H, W, C) uint8 and compare; memory does not grow with n, apart from the scores.
+
+    With `foreground` also inside it, which slices of volumes have; see `scores.judge`.
+    """
+    names = ("mse", "psnr", "ssim", *(("ssim_foreground",) if foreground else ()))
+    columns: dict[str, list[Tensor]] = {name: [] for name in names}
     counts = CodeCounts(model)
     for part, batch in padded(images, rows, batch_size, model.mean.device):
         decoded, quantized = reconstruct(model, batch)
         originals, decoded = batch[: len(part)].float() / 255, decoded[: len(part)]
+        found = scores.judge(originals, decoded, foreground=foreground)
         for name, column in columns.items():
-            column.append(getattr(scores, name)(originals, decoded).cpu())
+            column.append(found[name].cpu())
         counts.add(quantized, len(part))
         if bar is not None:
             bar.update(len(part))
     joined = {name: torch.cat(column).numpy() if column else np.zeros(0) for name, column in columns.items()}
-    return Scored(**joined, code_counts=counts.arrays())
+    return Scored(**{"ssim_foreground": None, **joined}, code_counts=counts.arrays())
 
 
 @torch.inference_mode()
@@ -94,15 +106,18 @@ def evaluate(
 
 
 def summary(scored: Scored, model: Autoencoder) -> dict[str, float]:
-    """The means over images."""
+    """The means over images; inside the foreground over those that have one."""
     mse = float(scored.mse.mean())
-    return {
+    found = {
         "n": len(scored.mse),
         "psnr": float(scored.psnr.mean()),
         "ssim": float(scored.ssim.mean()),
         "mse": mse,
         "normalised_mse": mse / float(model.deviation) ** 2,
     }
+    if scored.ssim_foreground is not None and not np.isnan(scored.ssim_foreground).all():
+        found["ssim_foreground"] = float(np.nanmean(scored.ssim_foreground))
+    return found
 
 
 def decode(

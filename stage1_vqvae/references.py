@@ -64,10 +64,12 @@ def references(
     judged: np.ndarray,
     *,
     batch_size: int,
+    foreground: bool = False,
     progress: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Mean `psnr`, `ssim` and `normalised_mse` of each reference on the rows `judged` of `images` (N, H, W, C) uint8.
 
+    With `foreground` also `ssim_foreground`, over the images that have one; see `scores.judge`.
     `learned` are the rows of the training, of which mean and principal components are taken. With `blurred` stands its
     `sigma` in px, with `pca` the number of `components`, the `bits_per_pixel` spent, and `fitted_on` how many images.
     """
@@ -80,14 +82,17 @@ def references(
         "blurred": lambda batch: scores.blurred(batch, sigma),
         "pca": code,
     }
-    sums = {name: torch.zeros(3, dtype=torch.float64) for name in methods}
+    columns = ("psnr", "ssim", "mse", *(("ssim_foreground",) if foreground else ()))
+    sums = {name: torch.zeros(2, len(columns), dtype=torch.float64) for name in methods}  # of scores, and how many
     with progress.bar("references", len(judged), "images") as bar, torch.inference_mode():
         for part, batch in padded(images, judged, batch_size, device):
             originals = batch[: len(part)].float() / 255
             for name, method in methods.items():
-                rebuilt = method(originals)
-                for place, score in enumerate((scores.psnr, scores.ssim, scores.mse)):
-                    sums[name][place] += score(originals, rebuilt).cpu().double().sum()
+                found = scores.judge(originals, method(originals), foreground=foreground)
+                for place, column in enumerate(columns):
+                    each = found[column].cpu().double()
+                    sums[name][0, place] += each.nansum()  # an image that is all black has no foreground
+                    sums[name][1, place] += each.isfinite().sum()
             bar.update(len(part))
     more: dict[str, dict[str, Any]] = {
         "mean": {},
@@ -100,8 +105,9 @@ def references(
     }
     out = {}
     for name, total in sums.items():
-        psnr, ssim, mse = (total / len(judged)).tolist()
-        out[name] = {"psnr": psnr, "ssim": ssim, "normalised_mse": mse / float(model.deviation) ** 2, **more[name]}
+        means = {column: value / n for column, value, n in zip(columns, *total.tolist(), strict=True) if n}
+        means["normalised_mse"] = means.pop("mse") / float(model.deviation) ** 2
+        out[name] = means | more[name]
     return out
 
 

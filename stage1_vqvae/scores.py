@@ -12,6 +12,32 @@ WINDOW = 11  # px, of the Gaussian with sigma 1.5: Wang et al. 2004
 SIGMA = 1.5
 
 
+def judge(a: Tensor, b: Tensor, *, foreground: bool = False) -> dict[str, Tensor]:
+    """Scores (B,) of `b`, what became of the images `a`, by name: psnr (dB), ssim, mse and mae.
+
+    With `foreground` also inside the pixels where `a` is not black: foreground (their share), psnr_foreground,
+    ssim_foreground and mse_foreground, which are NaN for an image that is all black.
+    """
+    similar, squares = ssim_map(a, b), (a - b).square()
+    error = squares.mean((1, 2, 3))
+    found = {
+        "psnr": decibel(error),
+        "ssim": similar.mean((1, 2, 3)),
+        "mse": error,
+        "mae": (a - b).abs().mean((1, 2, 3)),
+    }
+    if foreground:
+        mask = (a > 0).any(1).to(a)  # (B, H, W), as `intensity.foreground_of`
+        error = within(squares, mask)
+        found |= {
+            "foreground": mask.mean((1, 2)),
+            "psnr_foreground": decibel(error),
+            "ssim_foreground": within(similar, mask),
+            "mse_foreground": error,
+        }
+    return found
+
+
 def mse(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared error (B,) of images (B, C, H, W)."""
     return (a - b).square().mean((1, 2, 3))

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from toolkit_datasets.intensity import foreground_of
 from toolkit_datasets.progress import Bar
 
 from . import scores
@@ -51,7 +49,7 @@ def side_by_side(
         rows: which of them.
         wholes: (rows,) what each one is a part of, such as its file; parts of one whole follow each other.
         batch_size: of the model, in padded batches.
-        foreground: also judge inside the foreground, which slices of volumes have; see `intensity.foreground_of`.
+        foreground: also judge inside the foreground, which slices of volumes have; see `scores.judge`.
         bar: counts images.
 
     Yields:
@@ -82,26 +80,10 @@ def _pairs(model: Autoencoder, images: np.ndarray, rows: np.ndarray, batch: Tens
     decoded, quantized = reconstruct(model, batch)
     n = len(rows)
     a, b = batch[:n].float() / 255, decoded[:n]
-    similar, squares = scores.ssim_map(a, b), (a - b).square()
-    found = {
-        "psnr": scores.psnr(a, b),
-        "ssim": similar.mean((1, 2, 3)),
-        "mse": scores.mse(a, b),
-        "mae": (a - b).abs().mean((1, 2, 3)),
-    }
-    originals = np.ascontiguousarray(images[rows])
-    if foreground:
-        mask = torch.from_numpy(foreground_of(originals)).to(a)  # (n, H, W)
-        error = scores.within(squares, mask)
-        found |= {
-            "foreground": mask.mean((1, 2)),
-            "psnr_foreground": scores.decibel(error),
-            "ssim_foreground": scores.within(similar, mask),
-            "mse_foreground": error,
-        }
+    found = scores.judge(a, b, foreground=foreground)
     return Pairs(
         rows,
-        originals,
+        np.ascontiguousarray(images[rows]),
         b.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
         {name: values.cpu().numpy() for name, values in found.items()},
         {name: each.indices[:n].cpu().numpy() for name, each in quantized.items()},

@@ -28,6 +28,7 @@ class Classifier(Learner):
     """
 
     n_classes: int
+    calibrated: ClassVar[bool] = True  # answers are meant as probabilities, not only as an order
 
     @property
     def columns(self) -> int:
@@ -78,7 +79,7 @@ class AffineClassifier(Affine, Classifier):
     def _choose(
         self, values: Sequence[float], fit: Fit[float], y: np.ndarray, units: np.ndarray, seed: int
     ) -> Choice[float]:
-        return choose(values, fit, y, units, seed=seed)
+        return choose(values, fit, y, units, probabilities=self.calibrated, seed=seed)
 
 
 class Logistic(AffineClassifier):
@@ -103,6 +104,7 @@ class Ridge(Logistic):
 
     name = "ridge"
     meaning = "softmax of the decision values: they rank, but they are not calibrated probabilities"
+    calibrated = False
 
     def _solve(self, z: np.ndarray, y: np.ndarray, value: float, seed: int) -> Arrays:
         weight, bias = linear.ridge(z, y, n_classes=self.n_classes, C=value)
@@ -114,6 +116,7 @@ class SVM(Logistic):
 
     name = "svm"
     meaning = Ridge.meaning
+    calibrated = False
     values = (0.01, 0.1, 1.0, 10.0, 100.0)
 
     def _solve(self, z: np.ndarray, y: np.ndarray, value: float, seed: int) -> Arrays:
@@ -125,6 +128,7 @@ class Neighbours(NearestNeighbours, AffineClassifier):
     """Votes of the nearest training samples; see `NearestNeighbours`."""
 
     meaning = "rank-weighted share of the k nearest training samples"
+    calibrated = False
 
     def _answers(self, outputs: np.ndarray, arrays: Arrays) -> np.ndarray:
         labels = self._nearest(outputs, arrays)

@@ -65,7 +65,7 @@ class CNN(Classifier):
             return lambda held_out: self._shares(network, inputs[held_out])
 
         units = np.arange(len(y)) if units is None else units
-        choice = choose(self.values, fit_rows, y, units, seed=seed, repeats=1)
+        choice = choose(self.values, fit_rows, y, units, probabilities=True, seed=seed, repeats=1)
         self.loss = choice.loss
         self._network = self._train(inputs, targets, choice.value, seed)
         self.chosen = {"weight_decay": choice.value}

@@ -221,3 +221,13 @@ def test_weighted_choice_follows_the_weights() -> None:
     assert (draws != 0).all()
     assert (draws == 2).mean() == pytest.approx(0.75, abs=0.04)
     assert sorted(weighted_choice(weights, 9, generator=generator()).tolist()) == [0, 1, 2]
+
+
+def test_the_weight_of_a_step_takes_the_place_of_the_decay() -> None:
+    latents = normal(2, 3, 4, 4)
+    slow, fast = Quantizer(8, 3, decay=0.99, restart=0), Quantizer(8, 3, decay=0.5, restart=0)
+    fast.load_state_dict(slow.state_dict())
+    slow.update(slow(latents), generator=generator(), weight=torch.tensor(0.5))
+    fast.update(fast(latents), generator=generator())
+    assert torch.equal(slow.codebook, fast.codebook)
+    assert torch.equal(slow.counts, fast.counts)

@@ -25,11 +25,14 @@ def images() -> np.ndarray:
     return (load_digits().images[:600] * 15.9).astype(np.uint8)[..., None]
 
 
-def found(images: np.ndarray, codebook_size: int, stride: int = 4) -> dict[str, dict[str, float]]:
+def found(
+    images: np.ndarray, codebook_size: int, stride: int = 4, *, foreground: bool = False
+) -> dict[str, dict[str, float]]:
     prepared = digits(vqvae={"codebook_size": codebook_size, "stride": stride})
     model = build(prepared.card, seed=0)
     model.measure(images, np.arange(400))
-    return references(model, images, np.arange(400), np.arange(400, 600), batch_size=64, progress=Silent())
+    rows = np.arange(400), np.arange(400, 600)
+    return references(model, images, *rows, batch_size=64, foreground=foreground, progress=Silent())
 
 
 def test_the_mean_image_scores_about_one_and_more_bits_are_better(images: np.ndarray) -> None:
@@ -54,6 +57,20 @@ def test_the_mean_image_is_that_of_the_training_images(images: np.ndarray) -> No
     row = found(images, 16)["mean"]
     assert row["normalised_mse"] == pytest.approx(errors.mean() / deviation**2, rel=1e-4)
     assert row["psnr"] == pytest.approx((-10 * np.log10(errors)).mean(), rel=1e-4)
+
+
+def test_inside_the_foreground_black_pixels_do_not_count_and_black_images_have_none(images: np.ndarray) -> None:
+    images = images.copy()
+    images[400:410] = 0
+    rows = found(images, 16, foreground=True)
+    original = torch.from_numpy(images[400:]).permute(0, 3, 1, 2).float() / 255
+    mean = torch.from_numpy(images[:400] / 255).float().mean(0).permute(2, 0, 1).expand_as(original)
+    similar = scores.ssim_map(original, mean)[:, 0]
+    each = [of[seen].mean().item() for of, seen in zip(similar, images[400:, ..., 0] > 0, strict=True)][10:]
+    assert rows["mean"]["ssim_foreground"] == pytest.approx(np.mean(each), rel=1e-4)
+    plain = found(images, 16)
+    assert all("ssim_foreground" not in row for row in plain.values())
+    assert {name: row["ssim"] for name, row in rows.items()} == {name: row["ssim"] for name, row in plain.items()}
 
 
 def test_without_quantisation_it_is_principal_component_analysis(images: np.ndarray) -> None:

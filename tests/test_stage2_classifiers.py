@@ -205,7 +205,8 @@ def test_folds_are_stratified_and_keep_units_whole() -> None:
     assert [part[1].tolist() for part in parts] != [p[1].tolist() for p in folds(y, units, np.random.default_rng(1))]
 
 
-def test_choose_takes_the_best_then_the_lower_loss_then_the_stronger() -> None:
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_choose_takes_the_best_then_the_stronger(probabilities: bool) -> None:
     y = np.arange(20) % 2
 
     def shares(value: float) -> np.ndarray:
@@ -213,7 +214,9 @@ def test_choose_takes_the_best_then_the_lower_loss_then_the_stronger() -> None:
         return np.stack([np.where(y == 0, right, 1 - right), np.where(y == 1, right, 1 - right)], axis=1)
 
     def choice(*values: float) -> Choice[float]:
-        return choose(values, lambda rows, v: lambda held: shares(v)[held], y, np.arange(20), seed=0)
+        return choose(
+            values, lambda rows, v: lambda held: shares(v)[held], y, np.arange(20), probabilities=probabilities, seed=0
+        )
 
     def chosen(*values: float) -> float:
         return choice(*values).value
@@ -222,7 +225,30 @@ def test_choose_takes_the_best_then_the_lower_loss_then_the_stronger() -> None:
     assert choice(2.0, 3.0).loss == pytest.approx(-np.log(0.6))
     assert chosen(2.0, 1.0) == 1.0  # equal accuracy: log loss
     assert chosen(4.0, 1.0) == 4.0  # equal in both: the first, which is the strongest
-    assert choose((5, 6, 7), lambda rows, v: lambda held: shares(1.0), y[:2], np.arange(2), seed=0).value == 6
+    assert (
+        choose(
+            (5, 6, 7), lambda rows, v: lambda held: shares(1.0), y[:2], np.arange(2), probabilities=True, seed=0
+        ).value
+        == 6
+    )
+
+
+def test_a_lucky_guess_more_does_not_outweigh_how_wrong_the_others_are() -> None:
+    y = np.zeros(20, int)
+    y[10:] = 1
+    truth = {"sure": np.array([0.99] * 17 + [0.01] * 3), "modest": np.array([0.8] * 16 + [0.45] * 4)}
+
+    def fit(rows: np.ndarray, value: str) -> object:
+        shares = np.stack([truth[value], 1 - truth[value]], axis=1)
+        shares[y == 1] = shares[y == 1, ::-1]
+        return lambda held: shares[held]
+
+    def chosen(probabilities: bool) -> str:
+        words = {"probabilities": probabilities, "seed": 0}
+        return choose(("modest", "sure"), fit, y, np.arange(20), **words).value  # type: ignore[arg-type]
+
+    assert chosen(probabilities=False) == "sure", "17 right against 16"
+    assert chosen(probabilities=True) == "modest", "0.34 nats a sample against 0.70"
 
 
 def test_fold_is_exact_for_wide_data_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def image_baselines(
     images, splits = prepared.images, codes.manifest["split"]
     every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin([prepared.card.split.pool, "test"]))
     out: dict[str, list[NDArray[np.float32]]] = {}
-    if "head_size" in settings.baselines and prepared.card.source.kind == "volumes":
+    if "head_size" in settings.baselines and prepared.card.of_volumes:
         out["head_size"] = [head_sizes(prepared.details["foreground"].to_numpy()[rows])]
     if "pixels" in settings.baselines:
         out["pixels"] = [_filled(every, lambda part: small_pixels(images[rows[part]]), len(rows), "pixels", progress)]

@@ -67,7 +67,7 @@ def open_data(
         shown = reasons[:5] + ([f"  … and {len(reasons) - 5} more, all in samples.csv"] if len(reasons) > 5 else [])
         files, what = (
             prepared.samples["path"].nunique(),
-            "volumes" if prepared.card.source.kind == "volumes" else "images",
+            "volumes" if prepared.card.of_volumes else "images",
         )
         progress.say("\n".join([f"skipped {len(skipped)} of {files} {what}:", *shown]))
     return prepared

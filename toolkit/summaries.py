@@ -25,6 +25,7 @@ from .wording import (
     compared,
     few_subjects,
     headline,
+    inside_text,
     interval,
     is_continuous,
     of_subjects,
@@ -37,8 +38,8 @@ from .wording import (
 def stage1_text(metrics: Mapping[str, Any]) -> str:
     """Reconstruction, the codes of each level, and what the training took."""
     lines = [
-        f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM on {metrics['figures_on']} images, "
-        f"{bits_text(metrics['bits_per_pixel'], metrics)}"
+        f"stage 1   {metrics['psnr']:.2f} dB PSNR, {metrics['ssim']:.3f} SSIM{inside_text(metrics)} on "
+        f"{metrics['figures_on']} images, {bits_text(metrics['bits_per_pixel'], metrics)}"
     ]
     lines += references_text(metrics)
     for name, level in metrics.get("levels", {}).items():
@@ -59,7 +60,7 @@ def references_text(metrics: Mapping[str, Any]) -> list[str]:
     rows = references_table(metrics)
     width = max((len(title) for _, title, _ in rows), default=0)
     return [
-        f"          {title:{width}}  {scores['psnr']:5.2f} dB, {scores['ssim']:.3f} SSIM, "
+        f"          {title:{width}}  {scores['psnr']:5.2f} dB, {scores['ssim']:.3f} SSIM{inside_text(scores)}, "
         f"{scores['normalised_mse']:.3f} normalised MSE"
         for _, title, scores in rows
     ]

@@ -66,7 +66,7 @@ class Unseen:
     @property
     def volumes(self) -> bool:
         """Whether the images are slices of volumes."""
-        return self.card.source.kind == "volumes"
+        return self.card.of_volumes
 
     @property
     def caveat(self) -> str:
@@ -186,7 +186,7 @@ def _of_files(
     places = list(dict.fromkeys(Path(os.path.normpath(file.absolute())) for file in files))
     root = Path(os.path.commonpath([place.parent for place in places]))
     card, where, _ = run_data(run, root, labels)
-    if kind == "images" and own.source.kind == "volumes":
+    if kind == "images" and own.of_volumes:
         card = card.model_copy(update={"source": card.source.model_copy(update={"kind": "images", "patterns": ()})})
         progress.say(
             "note: pictures for a run on volumes are taken as slices already cut, windowed and oriented as its own"
@@ -211,7 +211,7 @@ def _kind_of(files: Sequence[Path], card: Card) -> Literal["images", "volumes"]:
     scans = [file for file in files if file.name.lower().endswith(VOLUMES)]
     pictures = [file for file in files if file.suffix.lower() in PICTURES]
     if other := [file for file in files if file not in scans and file not in pictures]:
-        takes = f"volumes ({' '.join(VOLUMES)}) and " if card.source.kind == "volumes" else ""
+        takes = f"volumes ({' '.join(VOLUMES)}) and " if card.of_volumes else ""
         raise ToolkitError(
             f"{other[0]} is no image by its name: this run takes {takes}pictures ({' '.join(sorted(PICTURES))})"
         )
@@ -232,7 +232,7 @@ def _new(run: Path, card: Card, prepared: Prepared) -> Unseen:
     samples, learned = prepared.samples.iloc[rows], _learned_from(run)
     seen = samples["sha256"].isin(set(learned["sha256"]) - {""}).to_numpy(dtype=bool)
     namesakes: tuple[str, ...] = ()
-    if card.source.kind == "volumes":  # pictures are called 1, 2, 3 in every folder
+    if card.of_volumes:  # pictures are called 1, 2, 3 in every folder
         strangers = samples["group"][~seen]
         namesakes = tuple(strangers[strangers.isin(set(learned["group"]))].drop_duplicates())
     return Unseen(run, card, prepared, rows, "new", seen, namesakes=namesakes)

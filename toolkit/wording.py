@@ -83,6 +83,16 @@ def references_table(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping
     return [("model", "this model", metrics), *((name, titles[name], found[name]) for name in titles if name in found)]
 
 
+def inside_text(figures: Mapping[str, Any]) -> str:
+    """The SSIM inside the foreground, where there is one.
+
+    >>> inside_text({"ssim_foreground": 0.8914}), inside_text({"ssim": 0.9})
+    (', 0.891 inside the foreground', '')
+    """
+    inside = figures.get("ssim_foreground")
+    return "" if inside is None else f", {inside:.3f} inside the foreground"
+
+
 def verdict(difference: Mapping[str, Any] | None, *, smaller_is_better: bool = False) -> str:
     """What a paired difference (codes - baseline) says: "better", "worse", "not distinguishable" or "not compared".
 

@@ -87,12 +87,17 @@ class Card(Part):
 
     @model_validator(mode="after")
     def _one_window_for_a_volume(self) -> Card:
-        if self.source.kind == "volumes" and self.image.normalise != "none":
+        if self.of_volumes and self.image.normalise != "none":
             raise ValueError(
                 f"image.normalise = {self.image.normalise!r} would change each slice by itself; the grey values of "
                 "volumes come from slices.clip: set image.normalise=none"
             )
         return self
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether the images are slices of volumes, which have a foreground: see `intensity.foreground_of`."""
+        return self.source.kind == "volumes"
 
     @property
     def split_seed(self) -> int:
@@ -102,7 +107,7 @@ class Card(Part):
     @property
     def counts_groups(self) -> bool:
         """Whether split sizes count groups, not images."""
-        return self.split.count == "groups" or (self.split.count == "auto" and self.source.kind == "volumes")
+        return self.split.count == "groups" or (self.split.count == "auto" and self.of_volumes)
 
     @property
     def coarse_size(self) -> int:

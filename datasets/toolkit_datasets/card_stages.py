@@ -60,8 +60,8 @@ class Views(Part):
 class Agree(Part):
     """The training of the coarse level: an image's two views should be closer than views of different images."""
 
-    epochs: int = Field(220, ge=1)  # 25 minutes or so for 5,000 images of 64 px on two cores
-    most_images: int = Field(1_100_000, ge=1)  # seen in all: larger sets take fewer epochs and no more time
+    epochs: int = Field(200, ge=1)  # 25 minutes or so for 5,000 images of 64 px on two cores
+    most_images: int = Field(1_000_000, ge=1)  # seen in all: larger sets take fewer epochs and no more time
     batch_size: int = Field(250, ge=2)  # every other image of the batch is a counter-example
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
@@ -75,7 +75,7 @@ class Agree(Part):
         """Epochs of a training on so many images: `epochs`, or what `most_images` allows.
 
         >>> Agree().epochs_for(5_000), Agree().epochs_for(100_000)
-        (220, 11)
+        (200, 10)
         """
         return max(1, min(self.epochs, -(-self.most_images // images)))
 
@@ -103,7 +103,7 @@ class VQVAE(Part):
     depth: int = Field(0, ge=0)  # residual codes at each place, sharper pictures; 0: one, or four of objective `agree`
     code_dim: int = Field(64, ge=1)
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
-    decay: float = Field(0.99, gt=0, lt=1)  # of the codebook's moving averages
+    decay: float = Field(0.9975, gt=0, lt=1)  # of the codebook's averages: over 6,400 images; 0.99 forgets rare codes
     restart: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even share is moved; 0: never
 
     @model_validator(mode="before")

@@ -61,7 +61,7 @@ def open_source(
         from .download import obtain
 
         obtain(card.source.url, card.source.sha256, data, progress=progress)
-    if card.source.kind == "volumes":
+    if card.of_volumes:
         from .volumes import Volumes
 
         return Volumes(card, data, labels, files=files)

@@ -1,24 +1,19 @@
-"""How small and faint a lesion is found: made-up ones in unseen people's scans, and tumours beside another source.
+"""How small and faint a lesion is found: made-up ones of known size, put into unseen people's scans.
 
-    python benchmarks/anomaly.py choose  --data ds002748/ --labels participants.tsv    # settings, on the pool's people
-    python benchmarks/anomaly.py lesions --data ds002748/ --labels participants.tsv    # tables, on the test people
-    python benchmarks/anomaly.py tumours --data brain_tumour_slices/
+    python benchmarks/lesions.py choose  --data ds002748/ --labels participants.tsv    # settings, on the pool's people
+    python benchmarks/lesions.py measure --data ds002748/ --labels participants.tsv    # tables, on the test people
 
 Each trains a VQ-VAE first where --out holds none. Lesions are ellipsoids of known size and contrast (see
-toolkit_datasets/lesions.py), one in each copy of a scan, written as NIfTI files and read as any new scan is. Beside the
-model's scores stand simple methods that get the same blur, the same healthy images to learn their usual errors from,
-and the same mean of the highest pixels: PCA at the same number of bits, the mean image, a blur, and grey values. Tables
-go to --out as Markdown: what docs/anomaly.md quotes. `choose` looks at other people than `lesions`.
+toolkit_datasets/lesions.py), one in each copy of a scan, written as NIfTI files and read as any new scan is. What
+stands beside the model's scores is in anomaly_methods.py. Tables go to --out as Markdown: what docs/anomaly.md quotes.
+`choose` looks at other people than `measure`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -26,20 +21,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
-from measure import machine  # benchmarks/measure.py
+from anomaly_methods import Key, Reader, Readings, methods_of  # benchmarks/anomaly_methods.py
+from measure import machine, run_toolkit, trained  # benchmarks/measure.py
 
-from stage1_vqvae import scores
-from stage1_vqvae.anomaly import Recipe, absolute_error, smoothed, top_mean
-from stage1_vqvae.batches import padded
-from stage1_vqvae.checkpoint import Loaded, load_model
-from stage1_vqvae.healthy import PixelErrors
-from stage1_vqvae.reconstruct import reconstruct
-from stage1_vqvae.references import BLUR, fit
-from stage1_vqvae.surprise import CodeTally, surprise
-from toolkit.anomaly import head
-from toolkit.detection import PixelCounts, detection, subject_score
-from toolkit.healthy import ZONES, healthy_rows, zones_of
+from stage1_vqvae.anomaly import Recipe
+from stage1_vqvae.checkpoint import load_model
+from toolkit.detection import detection, subject_score
+from toolkit.healthy import healthy_rows
 from toolkit.layouts import Layouts
 from toolkit.masks import Masks
 from toolkit.pipeline import open_data, run_data
@@ -59,38 +47,9 @@ TRAIN = (  # few codes: a model that can copy whatever it sees finds nothing
     "image.size=64",
     "slices.spacing=3.4722222",
     "train.objective=reconstruct",
-    "train.epochs=12",
-    "train.batch_size=32",
     "vqvae.stride=8",
 )
-HEALTHY_ONLY = (
-    "train.objective=reconstruct",
-    "train.epochs=12",
-    "vqvae.stride=4",
-    "source.only_matching=true",
-    "source.patterns=['(?:.*/)?Training/(?P<label>notumor)/[^/]*?(?P<number>\\d*)\\.\\w+', "
-    "'(?:.*/)?(?P<part>Testing)/(?P<label>[^/]+)/[^/]*?(?P<number>\\d*)\\.\\w+']",
-    "split.unlabelled=1000",
-)
 SHOW = Terminal()
-
-
-def toolkit(*words: object) -> None:
-    command = list(map(str, words))
-    print("toolkit", *command, flush=True)
-    ended = subprocess.run([sys.executable, "-m", "toolkit.cli", *command], check=False)
-    if ended.returncode not in (0, 3):  # 3: finished, some files skipped
-        sys.exit(f"ended with exit code {ended.returncode}")
-
-
-def trained(run: Path, card: str, data: Path, labels: Path | None, sets: tuple[str, ...]) -> Path:
-    if not (run / "stage1" / "model.json").is_file():
-        words = [word for each in sets for word in ("--set", each)] + (["--labels", labels] if labels else [])
-        toolkit("train", card, "--data", data, "--out", run, "--overwrite", *words)
-    return run
-
-
-# -- lesions in volumes
 
 
 def with_lesions(prepared: Prepared, split: str, folder: Path, radius: float, contrast: float) -> tuple[Path, Path]:
@@ -121,101 +80,6 @@ def with_lesions(prepared: Prepared, split: str, folder: Path, radius: float, co
             nib.save(nib.Nifti1Image(stored, like.affine), folder_ / Path(str(path)).name)
     (place / "done").touch()
     return scans, masks
-
-
-# -- methods: each turns a batch into a map of the same kind
-
-Maps = dict[str, torch.Tensor]  # name of a method -> (B, H, W)
-
-
-def methods_of(loaded: Loaded, own: Prepared, learned: np.ndarray) -> Callable[[torch.Tensor], Maps]:
-    """A function of uint8 images (B, C, H, W): the model's two maps, and what stands beside them."""
-    model, device = loaded.model, loaded.model.mean.device
-    size = loaded.card.encode.batch_size
-    bits = round(model.bits_per_pixel * model.size**2)
-    code = fit(own.images, learned, bits=bits, quantised=True, device=device)
-    tally = CodeTally(model.levels[0], device)
-    with torch.inference_mode():
-        for part, batch in padded(own.images, learned, size, device):
-            tally.add(next(iter(model.quantize(model.encode(batch)).values())).indices[: len(part)])
-    table = torch.from_numpy(tally.table())
-
-    @torch.inference_mode()
-    def maps(batch: torch.Tensor) -> Maps:
-        plain, (rebuilt, quantized) = batch.float() / 255, reconstruct(model, batch)
-        rare = surprise(table, next(iter(quantized.values())).indices)[:, None]
-        return {
-            "error": absolute_error(batch, rebuilt),
-            "surprise": torch.nn.functional.interpolate(rare, size=batch.shape[2:], mode="nearest")[:, 0],
-            "PCA": absolute_error(batch, code(plain)),
-            "mean image": absolute_error(batch, code.mean.expand_as(plain)),
-            "blur": absolute_error(batch, scores.blurred(plain, BLUR * model.size)),
-            "bright": plain.mean(1),
-            "dark": 1 - plain.mean(1),
-        }
-
-    return maps
-
-
-Key = tuple[str, Recipe, bool]  # name of the method, how it is scored, whether its usual error is taken off
-
-
-@dataclass
-class Readings:
-    """What all methods say of a set of images."""
-
-    scores: dict[Key, np.ndarray]  # (n,) of the slices
-    pixels: dict[Key, PixelCounts]  # of the recipes that were asked for
-    truth: np.ndarray  # (n,) bool: the slice shows lesion
-    subjects: np.ndarray  # (n,)
-
-
-class Reader:
-    """Methods that know what is usual at each place, from held-out healthy images."""
-
-    def __init__(
-        self, maps: Callable[[torch.Tensor], Maps], own: Prepared, held_out: np.ndarray, recipes: list[Recipe]
-    ) -> None:
-        self.maps, self.recipes = maps, recipes
-        self.blurs = sorted({recipe.blur for recipe in recipes})
-        usual: dict[tuple[str, float], PixelErrors] = {}
-        zones = zones_of(own)
-        for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
-            inside = head(batch)[: len(part)]
-            for name, raw in maps(batch[: len(part)]).items():
-                for blur in self.blurs:
-                    key, size = (name, blur), own.card.image.size
-                    errors = usual.setdefault(key, PixelErrors(size, torch.device("cpu"), zones=ZONES))
-                    errors.add(smoothed(raw, Recipe(blur=blur)), inside, zones[part])
-        self.usual = {key: tuple(map(torch.from_numpy, each.statistics())) for key, each in usual.items()}
-
-    def read(self, prepared: Prepared, masks: Masks | None = None, pixels: tuple[Recipe, ...] = ()) -> Readings:
-        rows = prepared.rows("new", "labelled", "test")
-        subjects = prepared.samples["group"].to_numpy(str)
-        found: dict[Key, list[np.ndarray]] = {}
-        counts: dict[Key, PixelCounts] = {}
-        truth, zones = [], zones_of(prepared)
-        for part, batch in padded(prepared.images, rows, prepared.card.encode.batch_size, torch.device("cpu")):
-            batch = batch[: len(part)]
-            inside = head(batch)
-            lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)
-            truth.append(lesion.any(axis=(1, 2)))
-            here = zones[part]
-            for name, raw in self.maps(batch).items():
-                for blur in self.blurs:
-                    plain, (mean, spread) = smoothed(raw, Recipe(blur=blur)), self.usual[name, blur]
-                    for less_usual, values in ((False, plain), (True, (plain - mean[here]) / spread[here])):
-                        for recipe in [each for each in self.recipes if each.blur == blur]:
-                            key = (name, recipe, less_usual)
-                            found.setdefault(key, []).append(top_mean(values, inside=inside, share=recipe.top).numpy())
-                            if recipe in pixels:
-                                for row, each, kept, mask in zip(
-                                    part, values.numpy(), inside.numpy(), lesion, strict=True
-                                ):
-                                    count = counts.setdefault(key, PixelCounts())
-                                    count.add(subjects[row], each[kept], mask[kept])
-        scores_ = {key: np.concatenate(parts) for key, parts in found.items()}
-        return Readings(scores_, counts, np.concatenate(truth), subjects[rows])
 
 
 def opened(run: Path, folder: Path) -> Prepared:
@@ -290,7 +154,7 @@ def choose(arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def lesions(arguments: argparse.Namespace) -> str:
+def measure(arguments: argparse.Namespace) -> str:
     """AUROC of slices and people, and average precision of pixels, by size and contrast, on the test people."""
     recipe = Recipe()
     made = bench(arguments, [recipe], judged="test")
@@ -343,7 +207,7 @@ def lesions(arguments: argparse.Namespace) -> str:
                 tables[level].append(f"| {' | '.join(cells)} |")
     (arguments.out / "lesions.json").write_text(json.dumps(record, indent=1))
     scans, masks = with_lesions(made.own, "test", arguments.out / "volumes", 10.0, 0.6)
-    toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
+    run_toolkit("anomaly", made.run, "--data", scans, "--masks", masks, "--out", arguments.out / "shown", "--overwrite")
     titles = {"slices": "AUROC of slices", "people": "AUROC of people", "pixels": "Average precision of pixels"}
     return "\n\n".join(f"{titles[level]}:\n\n" + "\n".join(lines) for level, lines in tables.items())
 
@@ -361,33 +225,13 @@ def by_person(score: np.ndarray, subjects: np.ndarray) -> dict[str, float]:
     return {str(name): subject_score(score[subjects == name]) for name in np.unique(subjects)}
 
 
-# -- tumours
-
-
-def tumours(arguments: argparse.Namespace) -> str:
-    """Slices with tumours against those without, which come from elsewhere; and what separates them with no model."""
-    run = trained(arguments.out / "no-tumour", "brain-tumour", arguments.data, None, HEALTHY_ONLY)
-    out = arguments.out / "tumours"
-    toolkit("anomaly", run, "--healthy", "notumor", "--out", out, "--most", 16, "--overwrite")
-    found = json.loads((out / "summary.json").read_text())["detection"]
-    lines = ["| score | AUROC | average precision |", "|---|---|---|"]
-    for part in ("images", "confounds"):
-        for name, each in found[part].items():
-            cells = [
-                f"{each[m]['value']:.3f} ({each[m]['ci95'][0]:.3f}–{each[m]['ci95'][1]:.3f})"
-                for m in ("auroc", "average_precision")
-            ]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"choose": choose, "lesions": lesions, "tumours": tumours}
+    parts = {"choose": choose, "measure": measure}
     parser.add_argument("part", choices=parts)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the scans, or of the tumour slices")
-    parser.add_argument("--labels", type=Path, help="table of people; without labels there is no pool")
-    parser.add_argument("--out", type=Path, default=Path("runs/anomaly"), help="where runs, volumes and tables go")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the scans")
+    parser.add_argument("--labels", type=Path, required=True, help="table of people; without labels there is no pool")
+    parser.add_argument("--out", type=Path, default=Path("runs/lesions"), help="where the run, volumes and tables go")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
