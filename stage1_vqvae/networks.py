@@ -19,6 +19,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+SLOW_BELOW = 16  # channels a group, see `Norm`
+
 
 def channels_at(stride: int, width: int) -> list[int]:
     """Channels at strides 2, 4, 8, … up to `stride`.
@@ -78,7 +80,18 @@ class ResidualBlock(nn.Module):
 def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with up to 8 groups of at least 4 channels: a group of one value would be normalised to nothing."""
     groups = [g for g in range(1, 9) if channels % g == 0 and channels // g >= 4]
-    return nn.GroupNorm(max(groups, default=1), channels)
+    return Norm(max(groups, default=1), channels)
+
+
+class Norm(nn.GroupNorm):
+    """GroupNorm that computes in float32 where torch's kernel for bfloat16 is slow; on a GPU autocast sees to that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, h, w) -> (B, c, h, w)."""
+        # On a CPU, 8 channels a group, 16 images of 64x16x16, forward and backward: 2.5 ms in bfloat16, 0.5 in float32
+        # with the cast. With 16 channels a group there is nothing between them.
+        narrow = self.num_channels < SLOW_BELOW * self.num_groups
+        return super().forward(x.float() if narrow else x)
 
 
 def trunk_width(*, stride: int, width: int) -> int:

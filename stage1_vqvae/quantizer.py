@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .distributed import ALONE, Share, World
@@ -51,18 +52,19 @@ class Quantizer(nn.Module):
         latents = latents.float()
         b, _, h, w = latents.shape
         left, chosen = tokens(latents.detach()), []
-        for codebook in self.codebook:
+        for depth, codebook in enumerate(self.codebook):
             chosen.append(nearest(left, codebook))
-            left = left - codebook[chosen[-1]]
+            if depth + 1 < self.depth:
+                left = left - codebook[chosen[-1]]
         indices = torch.stack(chosen, 1).view(b, h, w, self.depth).permute(0, 3, 1, 2)
         # The value is the code to the bit: latents + (codes - latents) would differ from it by rounding.
         return Quantized(latents, _StraightThrough.apply(latents, self.lookup(indices)), indices)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Vectors (B, D, h, w) float32 of `indices` (B, R, h, w): the sum over R, from the first depth on."""
-        vectors = self.codebook[0][indices[:, 0]]  # (B, h, w, D)
+        vectors = F.embedding(indices[:, 0], self.codebook[0])  # (B, h, w, D)
         for depth in range(1, self.depth):
-            vectors = vectors + self.codebook[depth][indices[:, depth]]
+            vectors = vectors + F.embedding(indices[:, depth], self.codebook[depth])
         return vectors.permute(0, 3, 1, 2)
 
     @torch.no_grad()
@@ -105,9 +107,10 @@ class Quantizer(nn.Module):
         owners = quantized.indices.permute(1, 0, 2, 3).reshape(self.depth, -1)  # (R, N)
         restarted = torch.zeros((), dtype=torch.long, device=left.device)
         for depth, owner in enumerate(owners):
-            next_left = left - self.codebook[depth][owner]  # by the codes of the lookup, before they move
-            restarted += self._update_depth(depth, left, owner, weight, generator, world, share)
-            left = next_left
+            points = left
+            if depth + 1 < self.depth:
+                left = left - self.codebook[depth][owner]  # by the codes of the lookup, before they move
+            restarted += self._update_depth(depth, points, owner, weight, generator, world, share)
         return restarted
 
     def _update_depth(

@@ -1,12 +1,10 @@
-"""The quantiser: exact search, moving averages, restart, and the gradient that goes straight through."""
+"""The quantiser: moving averages, restart, and the gradient that goes straight through."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from stage1_vqvae.kmeans import kmeans, spread, weighted_choice
@@ -20,57 +18,6 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    n=st.integers(0, 70), k=st.integers(1, 40), d=st.integers(1, 9), block=st.integers(1, 500), seed=st.integers(0, 999)
-)
-def test_nearest_equals_brute_force_in_float64(n: int, k: int, d: int, block: int, seed: int) -> None:
-    x, codes = normal(n, d, seed=seed), normal(k, d, seed=seed + 1)
-    found = nearest(x, codes, block=block)
-    table = (x.double()[:, None] - codes.double()[None]).square().sum(-1)  # (N, K)
-    regret = table.gather(1, found[:, None])[:, 0] - table.min(1).values
-    assert found.dtype == torch.long
-    assert (regret <= 1e-5).all()  # two codes closer together than float32 resolves may be exchanged
-    clear = table.topk(min(2, k), largest=False).values
-    clear_rows = (clear[:, -1] - clear[:, 0] > 1e-4) | torch.tensor(k == 1)
-    assert torch.equal(found[clear_rows], table.argmin(1)[clear_rows])
-
-
-def test_nearest_does_not_depend_on_the_order_of_codes_or_rows() -> None:
-    x, codes = normal(200, 8), normal(50, 8, seed=1)
-    shuffled = torch.randperm(50, generator=generator())
-    assert torch.equal(shuffled[nearest(x, codes[shuffled])], nearest(x, codes))
-    order = torch.randperm(200, generator=generator())
-    assert torch.equal(nearest(x[order], codes), nearest(x, codes)[order])
-
-
-def test_nearest_stays_in_float32_under_autocast() -> None:
-    # These codes differ in the 9th bit after the point; bfloat16 has 7 there.
-    codes = 1 + torch.arange(16)[:, None].float() * 2**-9 * torch.ones(1, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(nearest(codes.clone(), codes), torch.arange(16))
-        quantizer = Quantizer(16, 8, decay=0.9, restart=0)
-        quantizer.codebook[0].copy_(codes)
-        quantized = quantizer(codes.view(1, 16, 8, 1).permute(0, 2, 1, 3))
-    assert torch.equal(quantized.indices.flatten(), torch.arange(16))
-    assert quantized.vectors.dtype == torch.float32
-
-
-def test_nearest_holds_one_block_of_scores_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    original = torch.addmm
-
-    def watched(*args: Tensor, **options: float) -> Tensor:
-        out = original(*args, **options)
-        sizes.append(out.numel())
-        return out
-
-    monkeypatch.setattr(torch, "addmm", watched)
-    nearest(normal(1000, 4), normal(100, 4), block=5000)
-    assert max(sizes) <= 5000
-    assert sum(sizes) == 1000 * 100
 
 
 def test_straight_through_value_is_the_code_and_gradient_is_the_identity() -> None:
