@@ -79,7 +79,9 @@ def score(
         if bar is not None:
             bar.update(len(part))
     joined = {name: torch.cat(column).numpy() if column else np.zeros(0) for name, column in columns.items()}
-    return Scored(**{"ssim_foreground": None, **joined}, code_counts=counts.arrays())
+    return Scored(
+        joined["mse"], joined["psnr"], joined["ssim"], joined.get("ssim_foreground"), code_counts=counts.arrays()
+    )
 
 
 @torch.inference_mode()
