@@ -97,10 +97,7 @@ class CodeWriter:
             return
         self._queue.put(None)
         self._thread.join()
-        try:
-            self._sink.close()  # what still waits for its chunk is written now
-        except OSError as failed:
-            self._error = self._error or failed
+        self._sink.close()
         if self._error and kind is None:
             raise self._error
         if kind is None:
