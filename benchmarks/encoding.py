@@ -117,6 +117,7 @@ class Bench:
         card = load_card(CARD, SETS)
         os.environ["TOOLKIT_CACHE"] = str(place / "cache")
         prepared = prepare(card, jpegs.parent, split=False)
+        (place / "run" / "stage1").mkdir(parents=True)
         write_run(place / "run", prepared, Data(jpegs.parent), "benchmarks/encoding.py")
         save_model(place / "run" / "stage1", build(card, seed=0), card, {}, settings={})
         return cls(place, card, np.array(prepared.images))

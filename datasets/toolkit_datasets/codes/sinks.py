@@ -5,6 +5,7 @@ Either keeps a journal of the rows that are done, so that another writer can go 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -42,7 +43,7 @@ class NpyFiles:
             return
         for level in info.levels:
             own = level_folder(folder, info, level.name)
-            for shard in sorted({Path(file).parent for file in self._files}):
+            for shard in sorted({file.rpartition("/")[0] for file in self._files}):
                 (own / shard).mkdir(parents=True, exist_ok=True)
             if level.name in codebooks:
                 codebook = codebooks[level.name]
@@ -62,10 +63,11 @@ class NpyFiles:
             array = np.ascontiguousarray(
                 array.reshape(count, *level.shape(self._info.content)), level.dtype(self._info.content)
             )
-            header = _npy_header(array[0])
-            for name, row in zip(self._files[self.rows_done : self.rows_done + count], array, strict=True):
-                with open(folder / name, "wb", buffering=0) as file:  # noqa: PTH123 - the fastest of the ways to write
-                    file.write(header + row.tobytes())
+            header = np.frombuffer(_npy_header(array[0]), np.uint8)
+            content = array.reshape(count, -1).view(np.uint8)
+            records = np.concatenate([np.broadcast_to(header, (count, len(header))), content], axis=1)
+            for name, record in zip(self._files[self.rows_done : self.rows_done + count], records, strict=True):
+                _write_file(f"{folder}/{name}", record)
         self.rows_done += count
         write_json(self._folder / JOURNAL, self._journal | {"rows_done": self.rows_done})
 
@@ -184,6 +186,16 @@ def journal_of(path: Path) -> dict[str, Any]:
             return {key: json.loads(file.attrs[key]) for key in JOURNAL_KEYS if key in file.attrs}
     except (OSError, ValueError, KeyError):
         return {}
+
+
+def _write_file(path: str, content: NDArray[np.uint8]) -> None:
+    """Write a small file by three system calls and nothing else: 40 µs of processor, half of it the system's."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        if os.write(file, content) < len(content):  # the system takes what fits on the disk, and complains next time
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(file)
 
 
 def _npy_header(row: NDArray[Any]) -> bytes:
