@@ -1,6 +1,7 @@
 """The contract between the stages: whatever is written comes back, in every format, and nothing else is believed."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from toolkit_datasets.codes import (
     manifest_of,
     match,
     open_codes,
+    sinks,
 )
 from toolkit_datasets.codes import names as names_module
 from toolkit_datasets.codes.sinks import HDF5File
@@ -256,6 +258,17 @@ def test_an_error_in_the_writing_thread_reaches_the_caller(tmp_path: Path) -> No
         (tmp_path / "c.partial" / "00_cat.npy").mkdir()  # stands in the way of the first file
         for start in range(0, 11, 4):
             writer.write({"codes": data["codes"][start : start + 4]})
+
+
+def test_a_file_that_the_disk_cuts_short_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only a part fits, the system takes that part and reports it, and fails at the next write only."""
+    original = os.write
+    monkeypatch.setattr(sinks.os, "write", lambda file, content: original(file, content[:-1]))
+    with pytest.raises(OSError, match="No space left on device"):
+        store(tmp_path / "codes", info("vectors"))
+    monkeypatch.undo()
+    data = store(tmp_path / "codes", info("vectors"))
+    assert (open_codes(tmp_path / "codes").indices("codes") == data["codes"]).all()
 
 
 def test_match_refuses_vectors_that_are_no_codes() -> None:
