@@ -89,7 +89,7 @@ class HDF5File:
             self.rows_done = int(json.loads(self._file.attrs["rows_done"]))
             return
         path.touch()
-        texts = int(manifest.memory_usage(deep=True).sum())
+        texts = sum(len(text) for name in MANIFEST_COLUMNS for text in manifest[name])
         _reserve(path, 0, texts + sum(book.nbytes for book in codebooks.values()))
         self._file = h5py.File(path, "w")
         self.rows_done = 0
