@@ -5,44 +5,71 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from measure import Row, alternate, forget_peak, own_peak, watched
 
+SIZE = 64  # px
+
 
 def rows(folder: Path) -> list[Row]:
     """Rows of JPEG files anywhere in `folder`."""
-    return [decoding(folder), encoding_memory()]
+    return [*decoding(sorted(folder.rglob("*.jpg"))[:5000]), encoding_memory()]
 
 
-def decoding(folder: Path) -> Row:
-    """All pictures of a folder into the cache, against a plain Pillow loop that keeps nothing."""
-    from PIL import Image
+def decoding(files: list[Path]) -> list[Row]:
+    """Pictures into the cache, with hashes and status, against loops that keep nothing."""
+    from torchvision.io import decode_jpeg, read_file
 
     from toolkit_datasets.card import load_card
     from toolkit_datasets.prepare import prepare
 
-    files = sorted(folder.rglob("*.jpg"))[:5000]
-    card = load_card("folder", ["image.size=64"])
+    card, n = load_card("folder", [f"image.size={SIZE}"]), len(files)
+    root = Path(os.path.commonpath(files))
+    names = [path.relative_to(root).as_posix() for path in files]
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as cache:
             os.environ["TOOLKIT_CACHE"] = cache
-            prepare(card, folder, limit=len(files), split=False)
+            prepare(card, root, files=names, split=False)
 
-    def plain() -> None:
+    def one_thread() -> None:
         for path in files:
-            np.asarray(Image.open(path).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR))
+            decode_plainly(path)
 
-    timed, n = alternate(ours, plain), len(files)
-    return Row(
-        "decoding",
-        f"decode {n:,} JPEGs to 64x64: cache with hashes and status, against a Pillow loop on one thread",
-        f"{n / timed.ours:,.0f}/s",
-        f"{n / timed.other:,.0f}/s",
-        timed.ratios,
-    )
+    def all_threads() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(decode_plainly, files):
+                pass
+
+    def torchvision() -> None:
+        for path in files:
+            decode_jpeg(read_file(str(path)))
+
+    peers = {
+        "decoding": ("a Pillow loop on one thread: same crop and resampling, nothing kept", one_thread),
+        "decoding-threads": (f"the same Pillow loop on {os.cpu_count()} threads", all_threads),
+        "decoding-torchvision": ("torchvision's decode_jpeg alone, on one thread, nothing resized", torchvision),
+    }
+    found = []
+    for name, (peer, other) in peers.items():
+        timed = alternate(ours, other)
+        what = f"decode {n:,} JPEGs to {SIZE} px, in the cache with hashes and status, against {peer}"
+        found.append(Row(name, what, f"{n / timed.ours:,.0f}/s", f"{n / timed.other:,.0f}/s", timed.ratios))
+    return found
+
+
+def decode_plainly(path: Path) -> np.ndarray:
+    """A centred square of a picture by Pillow alone, with the toolkit's resampling."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        (width, height), side = image.size, min(image.size)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = image.convert("RGB").crop((left, top, left + side, top + side))
+        return np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def encoding_memory() -> Row:

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,30 @@ def test_all_slices_of_a_file_are_decoded_in_one_call_and_stay_in_order() -> Non
     assert [int(image[0, 0, 0]) for image in result.images] == wanted
     bad = [name == "4" for name, _ in SLICES]
     assert (result.details["status"] == "damaged: on purpose").tolist() == bad
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_how_work_is_shared_out_changes_nothing(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "TASK_ROWS", rows)
+    found = call_rows(Counting(unreadable="4"), SLICES, workers=3)
+    monkeypatch.setenv("TOOLKIT_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(cache, "TASK_ROWS", 1)
+    one = call_rows(Counting(unreadable="4"), SLICES, workers=1)
+    assert np.array_equal(found.images, one.images)
+    assert found.details.equals(one.details)
+    hashes = [hashlib.sha256(image.tobytes()).hexdigest()[:32] for image in found.images]
+    good = (found.details["status"] == "ok").to_numpy()
+    assert good.any()
+    assert (found.details["pixels"][good] == np.array(hashes)[good]).all()
+
+
+def test_a_reason_may_hold_any_text() -> None:
+    reason = 'claims "4 x 4", or\nso; ünreadable'
+
+    def decode(name: str, slices: Sequence[str]) -> list[Decoded | Unreadable]:
+        return [Unreadable(reason)]
+
+    assert call(decode, names=1).details["status"].tolist() == [reason]
 
 
 @pytest.mark.parametrize("stop", ["2", "3", "5", "7"])

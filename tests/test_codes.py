@@ -1,6 +1,7 @@
 """The contract between the stages: whatever is written comes back, in every format, and nothing else is believed."""
 
 import json
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_store import random_arrays, sample_table, write_store
 
-from toolkit_datasets.codes import CodeWriter, Level, StoreInfo, file_names, lookup, manifest_of, match, open_codes
+from toolkit_datasets.codes import (
+    CodeWriter,
+    Level,
+    StoreInfo,
+    file_names,
+    lookup,
+    manifest_of,
+    match,
+    open_codes,
+    sinks,
+)
 from toolkit_datasets.codes import names as names_module
+from toolkit_datasets.codes.sinks import HDF5File
 from toolkit_datasets.errors import ToolkitError
 
 
@@ -105,6 +117,33 @@ def test_a_part_of_the_table_keeps_the_names_of_the_whole() -> None:
     assert manifest_of(whole, np.array([2]))["file"].tolist() == ["002_cat.npy"]
 
 
+@pytest.mark.parametrize("length", [30, 600])
+def test_an_hdf5_manifest_holds_any_text(length: int, tmp_path: Path) -> None:
+    """Short texts are stored at a fixed width, longer ones at their own; h5py reads both in the same way."""
+    about = info("indices")
+    books, data = random_arrays(about, 4)
+    texts = ["", "ünï/cödé 図", "a" * length, 'x, "y"\nz']
+    write_store(tmp_path / "x.h5", about, samples(4, path=texts, group=texts), books, data)
+    codes = open_codes(tmp_path / "x.h5")
+    assert codes.manifest["path"].tolist() == codes.manifest["group"].tolist() == texts
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["path"].asstr()[2] == "a" * length
+        assert (h5py.check_string_dtype(file["path"].dtype).length is None) == (length > 512)
+
+
+def test_a_store_with_texts_of_variable_length_is_read(tmp_path: Path) -> None:
+    """As stores were written before their manifests were compressed."""
+    data = store(tmp_path / "x.h5", info("indices"))
+    wanted = open_codes(tmp_path / "x.h5").manifest
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        for name in wanted:
+            del file[name]
+            file.create_dataset(name, data=wanted[name].to_numpy(object), dtype=h5py.string_dtype())
+    codes = open_codes(tmp_path / "x.h5")
+    assert codes.manifest.equals(wanted)
+    assert np.array_equal(codes.indices("codes"), data["codes"])
+
+
 def test_many_files_are_sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names_module, "SHARD_ABOVE", 8)
     monkeypatch.setattr(names_module, "SHARD_SIZE", 5)
@@ -135,6 +174,45 @@ def test_an_interrupted_writer_goes_on_and_the_result_is_the_same(name: str, tmp
     with writer() as third:
         assert third.rows_done == n, "a finished store of the same codes is left alone"
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+TWO = (Level("fine", 1, 300, 4, 8, 8), Level("coarse", 4, 256, 2, 1, 1))  # rows of 128 and of 4 bytes
+
+
+def test_an_hdf5_file_written_bit_by_bit_is_as_small_as_one_written_at_once(tmp_path: Path) -> None:
+    """Room is reserved for each batch, and what is not used of it given back: it once made files 1.6 times as large."""
+    about, n = info("indices", TWO), 5000  # five chunks of 1,024 rows of the one level
+    books, data = random_arrays(about, n)
+    for name, block in (("whole.h5", n), ("bits.h5", 250)):
+        write_store(tmp_path / name, about, samples(n), books, data, block=block)
+    whole, bits = (open_codes(tmp_path / name) for name in ("whole.h5", "bits.h5"))
+    for level in about.levels:
+        assert np.array_equal(bits.indices(level.name), data[level.name])
+        assert np.array_equal(whole.indices(level.name), data[level.name])
+    assert bits.path.stat().st_size == pytest.approx(whole.path.stat().st_size, rel=0.05)
+
+
+def test_a_killed_hdf5_writer_goes_on_from_its_last_batch(tmp_path: Path) -> None:
+    about, n = info("indices", TWO), 23
+    books, data = random_arrays(about, n)
+    manifest = manifest_of(samples(n), np.arange(n))
+
+    def sink() -> HDF5File:
+        return HDF5File(tmp_path / "x.h5", about, manifest, books, {"fingerprint": "own"})
+
+    killed = sink()
+    killed.append({name: array[:9] for name, array in data.items()})
+    on_disk = (tmp_path / "x.h5").read_bytes()  # what a process leaves that is killed here
+    killed.close()
+    assert len((tmp_path / "x.h5").read_bytes()) < len(on_disk), "with the room that it had reserved"
+    (tmp_path / "x.h5").write_bytes(on_disk)
+    resumed = sink()
+    assert resumed.rows_done == 9
+    resumed.append({name: array[9:] for name, array in data.items()})
+    resumed.close()
+    codes = open_codes(tmp_path / "x.h5")
+    for level in about.levels:
+        assert np.array_equal(codes.indices(level.name), data[level.name])
 
 
 @pytest.mark.parametrize("name", ["codes", "codes.h5"])
@@ -180,6 +258,17 @@ def test_an_error_in_the_writing_thread_reaches_the_caller(tmp_path: Path) -> No
         (tmp_path / "c.partial" / "00_cat.npy").mkdir()  # stands in the way of the first file
         for start in range(0, 11, 4):
             writer.write({"codes": data["codes"][start : start + 4]})
+
+
+def test_a_file_that_the_disk_cuts_short_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only a part fits, the system takes that part and reports it, and fails at the next write only."""
+    original = os.write
+    monkeypatch.setattr(sinks.os, "write", lambda file, content: original(file, content[:-1]))
+    with pytest.raises(OSError, match="No space left on device"):
+        store(tmp_path / "codes", info("vectors"))
+    monkeypatch.undo()
+    data = store(tmp_path / "codes", info("vectors"))
+    assert (open_codes(tmp_path / "codes").indices("codes") == data["codes"]).all()
 
 
 def test_match_refuses_vectors_that_are_no_codes() -> None:

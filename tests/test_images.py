@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from toolkit_datasets import images
 from toolkit_datasets.card_data import Image as Geometry
 from toolkit_datasets.images import Unreadable, decode_file
 
@@ -61,6 +62,38 @@ def test_every_exif_orientation_comes_out_upright(orientation: int, tmp_path: Pa
     assert tuple(pixels[1, 1]) == (255, 0, 0)
     assert tuple(pixels[1, 6]) == (0, 255, 0)
     assert pixels[6].max() == 0
+
+
+def every_step(path: Path, wanted: Geometry) -> np.ndarray:
+    """Decoding with every step taken, also where it changes nothing; for pictures that are cropped."""
+    with Image.open(path) as image:
+        image.draft(None, (2 * wanted.size, 2 * wanted.size))
+        image.load()
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception:
+            upright = image.copy()
+        turned = images._grey_or_rgb(upright, grey=wanted.channels == 1).convert("L" if wanted.channels == 1 else "RGB")
+        side = min(turned.size)
+        left, top = (turned.width - side) // 2, (turned.height - side) // 2
+        square = turned.crop((left, top, left + side, top + side))
+        pixels = np.asarray(square.resize((wanted.size, wanted.size), Image.Resampling.BILINEAR))
+        return pixels.reshape(wanted.size, wanted.size, wanted.channels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("size", [(8, 8), (24, 24), (40, 24), (23, 40), (400, 300)])
+@pytest.mark.parametrize("orientation", [None, 1, 6, 9])
+def test_steps_that_are_left_out_would_have_changed_nothing(
+    mode: str, size: tuple[int, int], orientation: int | None, tmp_path: Path
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)).convert(mode)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    path = save(noise, tmp_path / f"x.{'png' if mode in ('P', 'RGBA') else 'jpg'}", exif=exif)
+    for wanted in (RGB, GREY):
+        assert np.array_equal(decode_file(path, wanted).pixels, every_step(path, wanted))
 
 
 def test_an_animation_gives_its_first_frame(tmp_path: Path) -> None:
@@ -143,6 +176,8 @@ def test_the_odd_files_found_in_the_wild(real_data: Path) -> None:
             decoded[path.name] = decode_file(path, wanted).pixels.astype(float)
         except Unreadable:
             assert path.name in unreadable, path.name
+        if decoded.get(path.name) is not None:
+            assert np.array_equal(decoded[path.name], every_step(path, wanted)), path.name
     assert unreadable.isdisjoint(decoded)
     same_portrait = ("hopper.webp", "hopper.Lab.tif", "hopper_orientation_2.jpg", "hopper_orientation_6.jpg")
     for name in same_portrait:  # one picture in many formats: turned or miscoloured, it would differ by far more

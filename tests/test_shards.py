@@ -229,6 +229,50 @@ def test_a_missing_or_exchanged_shard_is_never_read_as_zeros(joined: Path, other
         open_codes(joined)
 
 
+def test_a_file_that_replaces_a_joined_one_takes_its_shards_away(
+    joined: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = open_codes(joined).stored("codes")
+    original = CodeWriter.write
+
+    def killed(self: CodeWriter, arrays: dict[str, np.ndarray]) -> None:
+        original(self, arrays)
+        kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CodeWriter, "write", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            encoded(model, joined, overwrite=True)
+    assert np.array_equal(open_codes(joined).stored("codes"), codes), "until the new one is complete, the old one stays"
+    assert np.array_equal(encoded(model, joined, overwrite=True).stored("codes"), codes)
+    assert not shards_folder(joined).exists()
+    with h5py.File(joined) as file:
+        assert not file["levels/codes/indices"].is_virtual
+    assert join(joined).path == joined, "there is nothing left to join"
+
+
+def test_other_shards_than_those_of_the_replaced_file_stay(joined: Path, model: Path) -> None:
+    shutil.copy(shards_folder(joined) / "1-of-2.h5", shards_folder(joined) / "3-of-4.h5")
+    (shards_folder(joined) / "4-of-4.h5.partial").touch()
+    precious = joined.with_name("2-of-2.h5")
+    precious.touch()
+    with h5py.File(joined, "r+") as file:
+        own = json.loads(file.attrs["shards"])
+        outside = ["../2-of-2.h5", "2-of-2.h5", f"{shards_folder(joined).name}/..", str(precious)]
+        file.attrs["shards"] = json.dumps(own | dict.fromkeys(outside, "whatever"))
+    encoded(model, joined, overwrite=True)
+    names = {path.name for path in shards_folder(joined).iterdir()}
+    assert names == {"lock", "3-of-4.h5", "4-of-4.h5.partial"}
+    assert precious.exists()
+
+
+def test_a_file_joined_anew_forgets_the_shards_of_the_last_time(joined: Path, model: Path) -> None:
+    for shard in ("1/3", "2/3", "3/3"):
+        encoded(model, joined, shard, overwrite=True)
+    assert {path.name for path in shards_folder(joined).glob("*.h5")} == {f"{n}-of-3.h5" for n in (1, 2, 3)}
+    assert len(open_codes(joined)) == N
+
+
 @pytest.mark.parametrize("attack", ["link", "virtual", "shard outside"])
 def test_a_shard_may_not_reach_further(attack: str, joined: Path, tmp_path: Path) -> None:
     shard = shards_folder(joined) / "2-of-2.h5"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +52,11 @@ def output_folder(path: Path) -> Path:
             "Choose another folder with --out, or change its permissions."
         ) from None
     return path
+
+
+def remove(path: Path) -> None:
+    """Delete the file or the folder at `path`, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 from . import card_data as cards
 from .atomic import replacing
@@ -103,7 +104,8 @@ def fit(image: Image.Image, wanted: cards.Image) -> NDArray[np.uint8]:
     if wanted.fit == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
+        if width != height:
+            image = image.crop((left, top, left + side, top + side))
     elif wanted.fit == "pad":  # shrunk before it is padded: the square around a panorama would take gigabytes
         scale = wanted.size / max(width, height)
         inner = max(1, round(width * scale)), max(1, round(height * scale))  # `pad` alone would round a line to nothing
@@ -129,7 +131,8 @@ def _upright(image: Image.Image) -> Image.Image:
     """Obey the EXIF orientation. A broken EXIF block is ignored; a broken data stream is not."""
     image.load()
     try:
-        return ImageOps.exif_transpose(image)
+        # Where there is nothing to turn, `exif_transpose` would copy the picture.
+        return image if image.getexif().get(Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
     except OSError:
         raise
     except Exception:  # Pillow raises almost anything on nonsense EXIF, and the pixels are fine all the same
@@ -144,7 +147,8 @@ def _grey_or_rgb(image: Image.Image, *, grey: bool) -> Image.Image:
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

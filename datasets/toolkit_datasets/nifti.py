@@ -192,7 +192,7 @@ def _header_of(raw: Any) -> Header:
     return Header(
         shape=tuple(int(first[axis]) for axis in stored_of),  # type: ignore[arg-type]
         spacing=tuple(float(sizes[axis]) for axis in stored_of),  # type: ignore[arg-type]
-        orientation="".join(nib.aff2axcodes(affine)),
+        orientation="".join(nib.orientations.ornt2axcodes(turn)),
         stored=first,
         dtype=dtype.newbyteorder("=").name,
         placed=bool(raw["sform_code"] > 0 or raw["qform_code"] > 0),

@@ -142,6 +142,7 @@ def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
 
     A group is named after its first sample where the card names none.
     """
+    own, ids = samples["group"].tolist(), samples["id"].tolist()
     parent = list(range(len(samples)))
 
     def root(row: int) -> int:
@@ -150,7 +151,7 @@ def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
             row = parent[row]
         return row
 
-    for column in (samples["group"], pixels):
+    for column in (own, pixels.tolist()):
         first: dict[str, int] = {}
         for row, value in enumerate(column):
             if value:
@@ -161,8 +162,8 @@ def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
         members[root(row)].append(row)
     groups = [""] * len(samples)
     for head, rows in members.items():
-        named = min((g for g in samples["group"].iloc[rows] if g), key=natural_key, default="")
+        named = min({own[row] for row in rows} - {""}, key=natural_key, default="")
         if named or len(rows) > 1:
             for row in rows:
-                groups[row] = named or str(samples["id"].iat[head])
+                groups[row] = named or ids[head]
     return groups

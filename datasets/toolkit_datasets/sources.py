@@ -78,7 +78,7 @@ class Folder:
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """Size and time of change of each file."""
-        return [stamp(self._root / path) for path in paths]
+        return [stamp(self._root, path) for path in paths]
 
     def decode(self, path: str, slices: Sequence[str] = ("",)) -> list[Decoded | Unreadable]:
         """Decode one file."""

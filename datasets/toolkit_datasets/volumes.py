@@ -48,7 +48,7 @@ class Volumes:
 
     def stamps(self, paths: Sequence[str]) -> list[str]:
         """Size and time of change of each file."""
-        return [stamp(self._root / path) for path in paths]
+        return [stamp(self._root, path) for path in paths]
 
     def decode(self, path: str, slices: Sequence[str]) -> list[Decoded | Unreadable]:
         """Read a volume and cut the named slices from it."""

@@ -7,7 +7,8 @@ of a store, which `join` makes one.
 
 from .layout import CONTENTS, Level, StoreInfo, lookup, match, versions
 from .names import file_names, manifest_of, safe_name
-from .reader import Codes, open_codes, shards_folder
+from .reader import Codes, open_codes
+from .shard_files import shards_folder
 from .shards import Shard, join, of_same_store
 from .writer import CodeWriter, fingerprint, is_finished
 

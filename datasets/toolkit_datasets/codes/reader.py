@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import ToolkitError
 from .layout import JOURNAL_KEYS, Level, StoreInfo, level_folder, lookup, match
 from .names import MANIFEST_COLUMNS
+from .shard_files import shards_folder
 
 Rows = NDArray[np.integer[Any]]
 
@@ -47,11 +48,6 @@ def open_codes(path: Path) -> Codes:
         if inner.exists():
             raise ToolkitError(f"{path} is a run folder; its codes are in {inner}: give that path")
     raise ToolkitError(f"no code store at {path}: write one with `toolkit encode RUN --out {path}`")
-
-
-def shards_folder(store: Path) -> Path:
-    """Where the shards of `store` lie (see shards.py)."""
-    return store.with_name(f"{store.name}.shards")
 
 
 class Codes(ABC):
@@ -106,7 +102,7 @@ class Codes(ABC):
 
     def _check_manifest(self) -> None:
         for file in self.manifest["file"]:
-            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts or "\\" in file:
+            if file.startswith("/") or "\\" in file or (".." in file and ".." in PurePosixPath(file).parts):
                 raise ToolkitError(f"{self.path}: the manifest names a file outside the store: {file!r}")
 
     def _check_codebook(self, about: Level, codebook: NDArray[Any]) -> NDArray[np.float32]:

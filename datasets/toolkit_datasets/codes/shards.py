@@ -20,15 +20,15 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from ..atomic import output_folder, replacing
+from ..atomic import output_folder, remove, replacing
 from ..errors import ToolkitError
 from ..locks import locked
 from ..processes import this_process
 from .layout import StoreInfo, level_folder
-from .reader import Codes, open_codes, shards_folder
-from .writer import describe_file, describe_folder, fingerprint, is_finished, journal_of, remove
-
-NAME = re.compile(r"([1-9]\d*)-of-([1-9]\d*)(?:\.h5)?")
+from .reader import Codes, open_codes
+from .shard_files import LOCK, NAME, remove_shards, shards_folder, shards_read
+from .sinks import describe_file, describe_folder, journal_of
+from .writer import fingerprint, is_finished
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def join(store: Path, *, of: int | None = None, overwrite: bool = False) -> Code
         return open_codes(store)
     if of is None:
         of = _complete(store, _found(store))
-    with locked(output_folder(shards_folder(store)) / "lock"):
+    with locked(output_folder(shards_folder(store)) / LOCK):
         divisions = _found(store)
         paths = [divisions.get(of, {}).get(number) for number in range(1, of + 1)]
         present = [path for path in paths if path]
@@ -130,7 +130,9 @@ def join(store: Path, *, of: int | None = None, overwrite: bool = False) -> Code
                     f"the shards of {store} do not add up to the store that they were made for: was one exchanged? "
                     f"Delete {shards_folder(store)} and encode again"
                 )
+            replaced = shards_read(store)  # an earlier file may have been joined of another number of shards
             (_join_files if format == "h5" else _join_folders)(store, info, manifest, parts, whole)
+            remove_shards(store, set(replaced) - set(present))
         if store.is_dir():
             shutil.rmtree(shards_folder(store))
     return open_codes(store)

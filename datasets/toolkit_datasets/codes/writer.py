@@ -7,11 +7,8 @@ one step. A writer with the same model, manifest, content and format goes on whe
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import queue
-import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,20 +16,15 @@ from types import TracebackType
 from typing import Any
 
 import h5py
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from ..atomic import output_folder, replacing, write_json
+from ..atomic import output_folder, remove
 from ..errors import ToolkitError
-from .layout import JOURNAL_KEYS, StoreInfo, level_folder, lookup
-from .names import MANIFEST_COLUMNS
+from .layout import StoreInfo
+from .shard_files import remove_shards, shards_read
+from .sinks import JOURNAL, Arrays, HDF5File, NpyFiles, journal_of
 
-Arrays = dict[str, NDArray[Any]]
-JOURNAL = "journal.json"  # of a folder; an HDF5 file has attributes
 QUEUED = 8  # batches that may wait for the disk: enough to overlap, little enough to keep memory flat
-HDF5_OVERHEAD = 64 * 1024  # room for chunk indices and attributes of one batch
-CHUNK_BYTES = 128 * 1024  # of an HDF5 dataset: between 64 and 256 KiB reads well both in whole and in part
 
 
 class CodeWriter:
@@ -72,7 +64,7 @@ class CodeWriter:
         output_folder(path.parent)
         if journal_of(self._partial).get("fingerprint") != own:
             remove(self._partial)
-        sink: type[_NpyFiles | _HDF5File] = _HDF5File if format == "h5" else _NpyFiles
+        sink: type[NpyFiles | HDF5File] = HDF5File if format == "h5" else NpyFiles
         self._sink = sink(
             self._partial, info, manifest, codebooks, {"fingerprint": own, **({"shard": dict(part)} if part else {})}
         )
@@ -110,8 +102,10 @@ class CodeWriter:
             raise self._error
         if kind is None:
             assert self._next == self.rows, f"{self._next} of {self.rows} rows were written"
+            replaced = shards_read(self.path)
             remove(self.path)
             self._partial.replace(self.path)
+            remove_shards(self.path, replaced)
             self.rows_done, self.finished = self.rows, True
 
     def _work(self) -> None:
@@ -123,140 +117,11 @@ class CodeWriter:
                     self._error = error
 
 
-class _NpyFiles:
-    def __init__(
-        self, folder: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: dict[str, Any]
-    ) -> None:
-        self._folder, self._info, self._codebooks, self._journal = folder, info, codebooks, journal
-        self._files = manifest["file"].tolist()
-        self.rows_done = int(journal_of(folder).get("rows_done", 0))
-        if (folder / JOURNAL).exists():
-            return
-        for level in info.levels:
-            own = level_folder(folder, info, level.name)
-            for shard in sorted({Path(file).parent for file in self._files}):
-                (own / shard).mkdir(parents=True, exist_ok=True)
-            if level.name in codebooks:
-                codebook = codebooks[level.name]
-                codebook = codebook[0] if level.depth == 1 else codebook
-                (own / "codebook.npy").write_bytes(_npy_header(codebook) + codebook.tobytes())
-        describe_folder(folder, info, manifest, journal | {"rows_done": 0})
-
-    def append(self, arrays: Arrays) -> None:
-        count = 0
-        for level in self._info.levels:
-            folder = level_folder(self._folder, self._info, level.name)
-            array = arrays[level.name]
-            count = len(array)
-            if self._info.content == "vectors":
-                array = lookup(self._codebooks[level.name], array)
-            array = np.ascontiguousarray(
-                array.reshape(count, *level.shape(self._info.content)), level.dtype(self._info.content)
-            )
-            header = _npy_header(array[0])
-            for name, row in zip(self._files[self.rows_done : self.rows_done + count], array, strict=True):
-                with open(folder / name, "wb", buffering=0) as file:  # noqa: PTH123 - the fastest of the ways to write
-                    file.write(header + row.tobytes())
-        self.rows_done += count
-        write_json(self._folder / JOURNAL, self._journal | {"rows_done": self.rows_done})
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-class _HDF5File:
-    def __init__(
-        self, path: Path, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: dict[str, Any]
-    ) -> None:
-        self._info, self._path = info, path
-        self._stored = info.hdf5_content
-        if path.exists():
-            self._file = h5py.File(path, "r+")
-            self.rows_done = int(json.loads(self._file.attrs["rows_done"]))
-            return
-        path.touch()
-        reserve(path, len(manifest.to_csv()) + sum(book.nbytes for book in codebooks.values()))
-        self._file = h5py.File(path, "w")
-        self.rows_done = 0
-        describe_file(self._file, info, manifest, codebooks, journal | {"rows_done": 0})
-        for level in info.levels:
-            shape, dtype = level.shape(self._stored), level.dtype(self._stored)
-            row = int(np.prod(shape)) * dtype.itemsize
-            rows = max(1, min(len(manifest), CHUNK_BYTES // row))
-            self._file.create_dataset(
-                f"levels/{level.name}/{self._stored}",
-                shape=(len(manifest), *shape),
-                dtype=dtype,
-                chunks=(rows, *shape),
-                shuffle=True,
-                compression="gzip",
-                compression_opts=1,
-            )
-        self._file.flush()
-
-    def append(self, arrays: Arrays) -> None:
-        reserve(self._path, sum(array.nbytes for array in arrays.values()))
-        count = 0
-        for level in self._info.levels:
-            array = arrays[level.name]
-            count = len(array)
-            dataset = self._file[f"levels/{level.name}/{self._stored}"]
-            dataset[self.rows_done : self.rows_done + count] = array.reshape(count, *level.shape(self._stored))
-        self.rows_done += count
-        self._file.attrs["rows_done"] = json.dumps(self.rows_done)
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def reserve(path: Path, data: int) -> None:
-    """Make sure that the file can grow by `data` bytes and HDF5's own, where the system can tell.
-
-    A disk that fills up inside the HDF5 library leaves it unable to close the file, and may bring the process down.
-    Asked beforehand, it is a plain OSError, and the file stays readable up to its journal.
-    """
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), data + HDF5_OVERHEAD)
-
-
-def describe_folder(folder: Path, info: StoreInfo, manifest: pd.DataFrame, journal: Mapping[str, Any]) -> None:
-    """Write what stands beside the `.npy` files, the journal last."""
-    with replacing(folder / "manifest.csv") as temporary:
-        manifest.to_csv(temporary, index=False)
-    write_json(folder / "meta.json", info.to_json())
-    write_json(folder / JOURNAL, journal)
-
-
-def describe_file(
-    file: h5py.File, info: StoreInfo, manifest: pd.DataFrame, codebooks: Arrays, journal: Mapping[str, Any]
-) -> None:
-    """Write all of an HDF5 store but the codes themselves."""
-    for key, value in {**info.to_json(), **journal}.items():
-        file.attrs[key] = json.dumps(value, allow_nan=False)
-    for name in MANIFEST_COLUMNS:
-        file.create_dataset(name, data=manifest[name].to_numpy(object), dtype=h5py.string_dtype())
-    for name, codebook in codebooks.items():
-        file.create_dataset(f"levels/{name}/codebook", data=codebook)
-
-
 def fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
     """One hash over everything that decides what is written."""
     levels = [vars(level) for level in info.levels]
     text = json.dumps([format, info.content, info.model_hash, levels]) + manifest.to_csv(index=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def journal_of(path: Path) -> dict[str, Any]:
-    """The journal of a store on disk, finished or not; empty where there is none that can be read."""
-    try:
-        if path.is_dir():
-            return dict(json.loads((path / JOURNAL).read_text()))
-        with h5py.File(path, "r") as file:
-            return {key: json.loads(file.attrs[key]) for key in JOURNAL_KEYS if key in file.attrs}
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def is_finished(path: Path, own: str, *, overwrite: bool) -> bool:
@@ -285,18 +150,3 @@ def _replaceable(path: Path) -> bool:
     if path.is_dir():
         return not any(path.iterdir()) or (path / JOURNAL).is_file() or (path / "meta.json").is_file()
     return not path.exists() or h5py.is_hdf5(path) or path.suffix in (".h5", ".hdf5")
-
-
-def _npy_header(row: NDArray[Any]) -> bytes:
-    """The header that all .npy files of this shape share. (`np.save` itself hides why a write failed.)"""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, np.lib.format.header_data_from_array_1_0(row))
-    return buffer.getvalue()
-
-
-def remove(path: Path) -> None:
-    """Delete the file or the folder at `path`, if there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
