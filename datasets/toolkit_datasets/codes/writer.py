@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..atomic import output_folder, replacing, write_json
 from ..errors import ToolkitError
+from .columns import write_column
 from .layout import JOURNAL_KEYS, StoreInfo, level_folder, lookup
 from .names import MANIFEST_COLUMNS
 
@@ -32,6 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 JOURNAL = "journal.json"  # of a folder; an HDF5 file has attributes
 QUEUED = 8  # batches that may wait for the disk: enough to overlap, little enough to keep memory flat
 HDF5_OVERHEAD = 64 * 1024  # room for chunk indices and attributes of one batch
+HASHED = 10_000  # rows of a manifest that are text at a time
 CHUNK_BYTES = 128 * 1024  # of an HDF5 dataset: between 64 and 256 KiB reads well both in whole and in part
 
 
@@ -175,7 +177,8 @@ class _HDF5File:
             self.rows_done = int(json.loads(self._file.attrs["rows_done"]))
             return
         path.touch()
-        reserve(path, len(manifest.to_csv()) + sum(book.nbytes for book in codebooks.values()))
+        text = sum(len(cell) for name in MANIFEST_COLUMNS for cell in manifest[name])
+        reserve(path, text + sum(book.nbytes for book in codebooks.values()))
         self._file = h5py.File(path, "w")
         self.rows_done = 0
         describe_file(self._file, info, manifest, codebooks, journal | {"rows_done": 0})
@@ -236,7 +239,7 @@ def describe_file(
     for key, value in {**info.to_json(), **journal}.items():
         file.attrs[key] = json.dumps(value, allow_nan=False)
     for name in MANIFEST_COLUMNS:
-        file.create_dataset(name, data=manifest[name].to_numpy(object), dtype=h5py.string_dtype())
+        write_column(file, manifest[name])
     for name, codebook in codebooks.items():
         file.create_dataset(f"levels/{name}/codebook", data=codebook)
 
@@ -244,8 +247,11 @@ def describe_file(
 def fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
     """One hash over everything that decides what is written."""
     levels = [vars(level) for level in info.levels]
-    text = json.dumps([format, info.content, info.model_hash, levels]) + manifest.to_csv(index=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    hasher = hashlib.sha256(json.dumps([format, info.content, info.model_hash, levels]).encode())
+    for start in range(0, max(1, len(manifest)), HASHED):  # block by block: the text of a million rows takes 200 MB
+        block = manifest.iloc[start : start + HASHED]
+        hasher.update(block.to_csv(index=False, header=start == 0).encode())
+    return hasher.hexdigest()
 
 
 def journal_of(path: Path) -> dict[str, Any]:
