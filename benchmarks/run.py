@@ -21,7 +21,7 @@ from measure import REPEATS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, RECORDS = DOCS / "benchmarks.md", DOCS / "benchmarks.json"
-FILES = ("pictures", "quantiser")  # of this folder, each with rows(folder of JPEGs)
+FILES = ("pictures", "quantiser", "probing", "startup", "growth")  # of this folder, each with rows(folder of JPEGs)
 
 
 def bundled_pictures(folder: Path) -> Path:
