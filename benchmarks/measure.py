@@ -88,6 +88,11 @@ def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> 
     return time.perf_counter() - start, peak / 1e6
 
 
+def quietly(command: Sequence[str]) -> None:
+    """Run a command that must succeed, without its output."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def toolkit(*words: object) -> list[str]:
     """The command line of `toolkit` with these words, in this Python."""
     return [sys.executable, "-m", "toolkit.cli", *map(str, words)]

@@ -21,7 +21,16 @@ from measure import REPEATS
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, RECORDS = DOCS / "benchmarks.md", DOCS / "benchmarks.json"
-FILES = ("pictures", "volumes", "quantiser", "training", "encoding")  # of this folder, each with rows(folder of JPEGs)
+FILES = (  # of this folder, each with rows(folder of JPEGs)
+    "quantiser",
+    "training",
+    "encoding",
+    "pictures",
+    "volumes",
+    "probing",
+    "startup",
+    "growth",
+)
 
 
 def bundled_pictures(folder: Path) -> Path:

@@ -114,6 +114,7 @@ def encode(
         overwrite=overwrite,
         part=part_of,
     )
+    del manifest  # the store has its own, and `open_codes` reads it: two would be held
     with writer, show.bar("encode", len(rows), "images") as bar:
         bar.update(writer.rows_done)
         # Whole batches again from the one that holds the first missing row: every batch is the one it would have been.

@@ -41,8 +41,8 @@ class Classifier(Learner):
 
     @staticmethod
     def decided(answers: np.ndarray) -> np.ndarray:
-        """See `Learner.decided`: the class of the largest probability, int32."""
-        classes: np.ndarray = answers.argmax(axis=-1).astype(np.int32)
+        """See `Learner.decided`: the class of the largest probability, in the smallest integers that hold C."""
+        classes: np.ndarray = answers.argmax(axis=-1).astype(np.min_scalar_type(answers.shape[-1] - 1))
         return classes
 
     @staticmethod

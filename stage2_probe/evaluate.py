@@ -1,8 +1,12 @@
-"""One feature set through all draws: fit on the draw, score the test set once."""
+"""One feature set through all draws of all sizes: fit on each draw, then score the test set once, all of them together.
+
+Only the rows of the draws are held in memory, some thousands. The test set is read block by block, and every learner
+answers for a block before the next one is read: memory for features does not grow with the number of test samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +15,7 @@ from toolkit_datasets.progress import Bar
 
 from .features import FeatureSet, block_rows
 from .learner import Learner, one_thread
+from .panel import Panel
 from .task import Task
 
 
@@ -38,13 +43,13 @@ class Outcome:
 def evaluate(
     offered: Sequence[FeatureSet],
     task: Task,
-    draws: list[np.ndarray],
+    draws: Mapping[int, Sequence[np.ndarray]],
     create: Callable[[], Learner],
     *,
     seed: int,
-    keep_answers: bool,
+    keep_answers: int | None,
     bar: Bar,
-) -> Outcome:
+) -> dict[int, Outcome]:
     """Fit a learner on every draw, then score the whole test set with each.
 
     Args:
@@ -52,58 +57,147 @@ def evaluate(
             from the first, only those are tried that are no more than the draw has samples: cross-validation on few
             samples is too noisy to tell when many features pay.
         task: see task.py.
-        draws: positions in the pool.
+        draws: size -> positions in the pool.
         create: makes a fresh learner.
         seed: draw i's folds and random starts follow from (seed, i).
-        keep_answers: keep the probabilities, for metrics beyond accuracy.
+        keep_answers: the size whose probabilities are kept, for metrics beyond accuracy.
         bar: counts draws.
     """
-    fitted: list[Learner] = []
-    places: list[int] = []
+    drawn = np.unique(np.concatenate([positions for of_size in draws.values() for positions in of_size]))
+    near = [features.held(task.pool[drawn]) for features in offered]
+    fitted: dict[int, list[Fitted]] = {}
     with one_thread():
-        for number, positions in enumerate(draws):
-            tried = [place for place, each in enumerate(offered) if place == 0 or each.width <= len(positions)]
-            learners = [
-                create().fit(
-                    offered[place].take(task.pool[positions]),
-                    task.pool_y[positions],
-                    units=task.pool_groups[positions],
-                    seed=draw_seed(seed, number),
-                )
-                for place in tried
-            ]
-            best = int(np.nan_to_num([learner.loss for learner in learners], nan=np.inf).argmin())
-            places.append(tried[best])
-            fitted.append(learners[best])
-            bar.update()
-        answers = np.empty((len(draws), len(task.test), fitted[0].columns))
-        for place in set(places):
-            mine = [number for number, chosen in enumerate(places) if chosen == place]
-            answers[mine] = score(offered[place], task.test, [fitted[number] for number in mine])
-    outcome = Outcome(
-        predicted=fitted[0].decided(answers),
-        answers=answers if keep_answers else None,
-        chosen=tuple(learner.chosen for learner in fitted),
-        features=tuple(places),
-        first=fitted[0],
-    )
+        for size, of_size in draws.items():
+            fitted[size] = []
+            for number, positions in enumerate(of_size):
+                fitted[size].append(_fit(near, task, positions, create, seed=draw_seed(seed, number)))
+                bar.update()
+        del near
+        return _score_all(offered, task, fitted, keep_answers=keep_answers, bar=bar)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a draw gave: its learner, and which of the features on offer that one reads."""
+
+    learner: Learner
+    place: int
+
+
+def _fit(
+    near: Sequence[FeatureSet], task: Task, positions: np.ndarray, create: Callable[[], Learner], *, seed: int
+) -> Fitted:
+    tried = [place for place, each in enumerate(near) if place == 0 or each.width <= len(positions)]
+    learners = [
+        create().fit(
+            near[place].take(task.pool[positions]),
+            task.pool_y[positions],
+            units=task.pool_groups[positions],
+            seed=seed,
+        )
+        for place in tried
+    ]
+    best = int(np.nan_to_num([learner.loss for learner in learners], nan=np.inf).argmin())
+    return Fitted(learners[best], tried[best])
+
+
+def _score_all(
+    offered: Sequence[FeatureSet],
+    task: Task,
+    fitted: Mapping[int, Sequence[Fitted]],
+    *,
+    keep_answers: int | None,
+    bar: Bar,
+) -> dict[int, Outcome]:
+    """The test set once for each of the features on offer: whoever reads them answers, block by block."""
+    sheets = {size: _Sheet(task, of_size, keep_answers=size == keep_answers) for size, of_size in fitted.items()}
+    for place, features in enumerate(offered):
+        readers = [
+            (sheets[size], number, each.learner)
+            for size, of_size in fitted.items()
+            for number, each in enumerate(of_size)
+            if each.place == place
+        ]
+        panel = Panel([learner for *_, learner in readers])
+        for block in _blocks(task, block_rows(features.width * 4)) if readers else ():
+            answers = panel.answers(features.take(task.test[block.positions]))
+            for (sheet, number, learner), of_learner in zip(readers, answers, strict=True):
+                sheet.add(number, learner, block, of_learner)
+            bar.set_postfix_str(f"{block.done:,} of {len(task.test):,} test samples")
+    return {size: sheet.outcome() for size, sheet in sheets.items()}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some of the test samples; where groups are decided upon, whole groups."""
+
+    positions: np.ndarray | slice  # among the test samples
+    groups: np.ndarray  # (positions,) their group numbers
+    first_group: int  # place of the first of them among all groups, ascending
+    done: int  # samples so far, with these
+
+
+def _blocks(task: Task, rows: int) -> Iterator[_Block]:
+    """The test samples in order, `rows` at a time; where groups are decided upon, group by group, and somewhat more."""
+    total = len(task.test)
     if not task.by_group:
-        return outcome
-    pooled = fitted[0].pooled(answers, task.test_groups)  # (draws, G, A): small, so always kept
-    return replace(outcome, of_groups=replace(outcome, predicted=fitted[0].decided(pooled), answers=pooled))
+        for start in range(0, total, rows):
+            stop = min(start + rows, total)
+            yield _Block(slice(start, stop), task.test_groups[start:stop], 0, stop)
+        return
+    order = np.argsort(task.test_groups, kind="stable")
+    groups = task.test_groups[order]
+    ends = np.append(np.flatnonzero(np.diff(groups)) + 1, total)  # where each group stops
+    start = group = 0
+    while start < total:
+        last = int(np.searchsorted(ends, min(start + rows, total)))
+        stop = int(ends[last])
+        yield _Block(order[start:stop], groups[start:stop], group, stop)
+        start, group = stop, last + 1
 
 
-def score(features: FeatureSet, rows: np.ndarray, learners: Sequence[Learner]) -> np.ndarray:
-    """Answers of several learners for rows of the store: (learners, rows, A) float64.
+class _Sheet:
+    """What the learners of one size have answered so far; of that, only what is needed later."""
 
-    Features are read once, block by block, however many learners there are.
-    """
-    result = np.empty((len(learners), len(rows), learners[0].columns))
+    def __init__(self, task: Task, fitted: Sequence[Fitted], *, keep_answers: bool) -> None:
+        self._fitted, first = fitted, fitted[0].learner
+        n, columns = len(fitted), first.columns
+        kind = first.decided(np.zeros((1, columns))).dtype
+        self._predicted = np.empty((n, len(task.test)), kind)
+        self._answers = np.empty((n, len(task.test), columns)) if keep_answers else None
+        groups = len(np.unique(task.test_groups)) if task.by_group else 0
+        self._pooled = np.empty((n, groups, columns)) if task.by_group else None  # small, so always kept
+
+    def add(self, number: int, learner: Learner, block: _Block, answers: np.ndarray) -> None:
+        """Take down what learner `number` answers for the samples of a block, (m, A)."""
+        self._predicted[number, block.positions] = learner.decided(answers)
+        if self._answers is not None:
+            self._answers[number, block.positions] = answers
+        if self._pooled is not None:
+            pooled = learner.pooled(answers, block.groups)
+            self._pooled[number, block.first_group : block.first_group + len(pooled)] = pooled
+
+    def outcome(self) -> Outcome:
+        """All of it."""
+        first = self._fitted[0].learner
+        outcome = Outcome(
+            predicted=self._predicted,
+            answers=self._answers,
+            chosen=tuple(each.learner.chosen for each in self._fitted),
+            features=tuple(each.place for each in self._fitted),
+            first=first,
+        )
+        if self._pooled is None:
+            return outcome
+        return replace(outcome, of_groups=replace(outcome, predicted=first.decided(self._pooled), answers=self._pooled))
+
+
+def score(features: FeatureSet, rows: np.ndarray, learner: Learner) -> np.ndarray:
+    """Answers of one learner for rows of the store, (rows, A) float64; features are read block by block."""
+    result = np.empty((len(rows), learner.columns))
     step = block_rows(features.width * 4)
     for start in range(0, len(rows), step):
-        block = features.take(rows[start : start + step])
-        for i, learner in enumerate(learners):
-            result[i, start : start + step] = learner.answers(block)
+        result[start : start + step] = learner.answers(features.take(rows[start : start + step]))
     return result
 
 

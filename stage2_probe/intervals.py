@@ -22,6 +22,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 RESAMPLES = 2000
 BLOCK = 100  # resamples at a time: their weights for 15,000 test groups take 6 MB
+BLOCK_BYTES = 64 << 20  # of their weights at most: of a million test groups 16 resamples at a time
+GROUPS = 1 << 16  # test groups whose right answers stand in float32 at a time: of 95 draws 25 MB
 
 
 class Bootstrap:
@@ -43,11 +45,18 @@ class Bootstrap:
 
     def accuracies(self, correct: np.ndarray) -> np.ndarray:
         """Test accuracy of every row under every resample of the test groups: (M, T) booleans -> (B, M) float64."""
-        # Counts stay below 2**24, where float32 is exact, so the sums are too.
-        right = np.add.reduceat(correct[:, self._order], self._starts, axis=1, dtype=np.float32)  # (M, G)
+        right = correct[:, self._order]  # (M, G), in as few bytes as count a group's samples
+        if len(self._starts) < right.shape[1]:
+            counted = np.min_scalar_type(int(self._sizes.max()))
+            right = np.add.reduceat(right, self._starts, axis=1, dtype=counted)
         result = np.empty((self._resamples, len(correct)))
         for part, weights in self.weights():
-            result[part] = (weights @ right.T) / (weights @ self._sizes)[:, None]
+            # Counts stay below 2**24, where float32 is exact, so the sums are too, in whatever order.
+            sums = np.zeros((len(weights), len(right)), np.float32)
+            for start in range(0, right.shape[1], GROUPS):
+                some = slice(start, start + GROUPS)
+                sums += weights[:, some] @ right[:, some].T.astype(np.float32)
+            result[part] = sums / (weights @ self._sizes)[:, None]
         return result
 
     def means(self, values: np.ndarray) -> np.ndarray:
@@ -121,10 +130,12 @@ class Bootstrap:
         """How often each group is in each resample, block by block: slices of B, and (block, G) float32."""
         rng = np.random.default_rng([self._seed, 0])
         count = len(self._sizes)
-        for start in range(0, self._resamples, BLOCK):
-            size = min(BLOCK, self._resamples - start)
-            picked = rng.integers(0, count, size=(size, count)) + np.arange(size)[:, None] * count
-            weights = np.bincount(picked.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
+        step = int(np.clip(BLOCK_BYTES // (4 * count), 1, BLOCK))
+        for start in range(0, self._resamples, step):
+            size = min(step, self._resamples - start)
+            weights = np.empty((size, count), np.float32)
+            for row in weights:  # one at a time: the counters then stay in the processor's cache
+                row[:] = np.bincount(rng.integers(0, count, size=count), minlength=count)
             yield slice(start, start + size), weights
 
 

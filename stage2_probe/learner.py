@@ -114,9 +114,16 @@ class Affine(Learner):
 
     def answers(self, x: np.ndarray) -> np.ndarray:
         """See `Learner.answers`."""
-        return self._answers(
-            x.astype(np.float32, copy=False) @ self._arrays["weight"] + self._arrays["bias"], self._arrays
-        )
+        return self.answers_to(x.astype(np.float32, copy=False) @ self.weight)
+
+    @property
+    def weight(self) -> np.ndarray:
+        """(F, H) float32, of the affine map of raw features."""
+        return self._arrays["weight"]
+
+    def answers_to(self, products: np.ndarray) -> np.ndarray:
+        """Raw features times `weight`, (m, H), which may come from a larger product -> answers (m, A)."""
+        return self._answers(products + self._arrays["bias"], self._arrays)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """See `Learner.state`."""

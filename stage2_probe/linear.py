@@ -6,7 +6,8 @@ have one decision value, more have one each: softmax for logistic regression, on
 Logistic regression and SVM use L-BFGS with every coordinate divided by the square root of a bound on its curvature
 (Bohning 1992: a logistic loss bends by at most 1/4, a squared hinge by 2). In the principal axes of a draw that
 makes the problem round, so some ten to forty steps reach the solution at any C, where the plain solver needs hundreds
-or stops early.
+or stops early. Two classes and few coordinates, as in most draws, take Newton's steps instead: five to eight of them,
+each a small linear system.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.special import expit  # type: ignore[import-untyped]
 
+NEWTON = 2_000_000  # n r^2, the work of a step: at 80 x 64 it takes a fifth of L-BFGS's time, at 800 x 64 the same
+HALVINGS = 30  # of one Newton step; more only where rounding is all that is left
 GRADIENT = 1e-5  # largest gradient at the solution, in the rescaled coordinates; decision values are then good to ~1e-4
 STEPS = 2000
 
@@ -31,6 +35,10 @@ def logistic(z: np.ndarray, y: np.ndarray, *, n_classes: int, C: float) -> tuple
     Returns:
         Weights (r, H) and intercepts (H,), H = 1 for two classes (positive: class 1), else n_classes.
     """
+    if n_classes == 2 and max(z.shape) * z.shape[1] ** 2 <= NEWTON:
+        found = _newton(z, _signs(y, 2)[:, 0], C)
+        if found is not None:
+            return found
     return _minimise(
         _binary(y) if n_classes == 2 else _softmax(y, n_classes), z, _columns(n_classes), C, curvature=0.25
     )
@@ -112,6 +120,47 @@ def _softmax(y: np.ndarray, n_classes: int) -> Loss:
         return float((np.log(totals[:, 0]) - (shifted * truth).sum(axis=1)).sum()), exponents / totals - truth
 
     return loss
+
+
+def _newton(z: np.ndarray, sign: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """Logistic regression of two classes by Newton's method: weights (r, 1) and intercept (1,); None where it fails.
+
+    `sign` (n,) is 1 for class 1, else -1. A step that does not lower the objective is halved until it does.
+    """
+    n, r = z.shape
+    design = np.concatenate([z, np.ones((n, 1))], axis=1)
+    penalty = np.ones(r + 1)
+    penalty[r] = 0
+    scale = 1 / np.sqrt(penalty + C * 0.25 * (design**2).sum(axis=0))  # as in `_minimise`
+    weights = np.zeros(r + 1)
+    margin = np.zeros(n)
+
+    def objective(weights: np.ndarray, margin: np.ndarray) -> float:
+        return float(C * np.logaddexp(0, -margin).sum() + 0.5 * (penalty * weights) @ weights)
+
+    value = objective(weights, margin)
+    for _ in range(STEPS):
+        wrong = expit(-margin)  # the chance that is given to the other class
+        gradient = penalty * weights - C * ((sign * wrong) @ design)
+        if np.abs(gradient * scale).max() <= GRADIENT:
+            return weights[:r, None], weights[r:]
+        root = np.sqrt(C * wrong * (1 - wrong))[:, None] * design
+        bend = root.T @ root
+        bend.flat[:: r + 2] += penalty
+        try:
+            step = np.linalg.solve(bend, gradient)
+        except np.linalg.LinAlgError:
+            return None
+        for _ in range(HALVINGS):
+            margin = sign * (design @ (weights - step))
+            lower = objective(weights - step, margin)
+            if lower <= value:
+                break
+            step /= 2
+        else:
+            return None
+        weights, value = weights - step, lower
+    return None
 
 
 def _minimise(loss: Loss, z: np.ndarray, columns: int, C: float, *, curvature: float) -> tuple[np.ndarray, np.ndarray]:

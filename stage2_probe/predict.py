@@ -54,7 +54,7 @@ def predictions(probe_folder: Path, codes: Codes, rows: np.ndarray | None = None
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
     features = feature_set(codes, saved.features)
     with one_thread():
-        answers = score(features, rows, [saved.classifier])[0]
+        answers = score(features, rows, saved.classifier)
     manifest = codes.manifest.iloc[rows].reset_index(drop=True)
 
     def table(cases: pd.DataFrame, answers: np.ndarray) -> pd.DataFrame:

@@ -8,7 +8,6 @@ slices, a decision is about the subject (groups.py), and the scores of single sl
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toolkit_datasets.atomic import output_folder, write_json, write_text
+from toolkit_datasets.atomic import output_folder, replacing, write_json
 from toolkit_datasets.card_stages import Probe
 from toolkit_datasets.codes import Codes, Level
 from toolkit_datasets.errors import ToolkitError
@@ -109,20 +108,8 @@ def probe(
     with progress.bar("probe", total, "draw") as bar:
         for name, of_name in sets.items():
             bar.set_postfix_str(name)
-            held = [features.held(np.concatenate([task.pool, task.test])) for features in of_name]
-            outcomes[name] = {
-                size: evaluate(
-                    held,
-                    task,
-                    of_size,
-                    makers[name],
-                    seed=seed,
-                    keep_answers=name == CODES and size == labels,
-                    bar=bar,
-                )
-                for size, of_size in draws.items()
-            }
-            del held  # the matrices of one set of features at a time
+            kept = labels if name == CODES else None
+            outcomes[name] = evaluate(of_name, task, draws, makers[name], seed=seed, keep_answers=kept, bar=bar)
 
     beside = _judge(task, outcomes, draws, labels=labels, seed=seed)  # what single samples say
     judge = beside
@@ -259,24 +246,23 @@ def _write(
 ) -> None:
     tested = codes.manifest.iloc[task.test]
     predictions = beside.predictions(tested[["file", "id"]])
-    write_text(out / "predictions.csv", _csv(predictions, float_format=judge.number_format))
+    _write_table(out / "predictions.csv", predictions, float_format=judge.number_format)
     (out / SUBJECTS).unlink(missing_ok=True)  # of an earlier probe that decided upon subjects
     if task.by_group:
         predictions = judge.predictions(group_table(tested, task.test_groups))
-        write_text(out / SUBJECTS, _csv(predictions, float_format=judge.number_format))
+        _write_table(out / SUBJECTS, predictions, float_format=judge.number_format)
     ids = codes.manifest["id"].to_numpy()[task.pool]
     rows = [
         pd.DataFrame({"size": size, "draw": number, "id": ids[positions]})
         for size, of_size in judge.draws.items()
         for number, positions in enumerate(of_size)
     ]
-    write_text(out / "draws.csv", _csv(pd.concat(rows)))
+    _write_table(out / "draws.csv", pd.concat(rows))
     scores = {f"{results['probe']['judge']}_{measure}": value for measure, value in judge.saved_scores().items()}
     save(out, saved, n_labelled=judge.labels, seed=seed, **scores)
     write_json(out / "results.json", results)  # last: where it is, the rest is whole
 
 
-def _csv(table: pd.DataFrame, float_format: str | None = None) -> str:
-    text = io.StringIO()
-    table.to_csv(text, index=False, float_format=float_format, lineterminator="\n")
-    return text.getvalue()
+def _write_table(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,11 +92,17 @@ def test_json_is_data_on_stdout_and_nothing_else(done: Path, tmp_path: Path) -> 
     assert toolkit("datasets", "digits", "-q").output == ""
 
 
+def test_info_counts_some_files_of_a_large_folder(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.summaries.COUNTED", 50)
+    assert "(in 50 of the samples)" in toolkit("info", done / "codes").output
+
+
 def test_info_explains_runs_models_stores_and_probes(done: Path, tmp_path: Path) -> None:
     assert "bits per pixel" in toolkit("info", done).output
     assert "parameters" in toolkit("info", done / "stage1").output
     store = toolkit("info", done / "codes").output
     assert "4x4 grid, 64 codes of 16 dimensions" in store
+    assert "of the samples" not in store
     assert "accuracy" in toolkit("info", done / "probe").output
     assert "no run folder" in toolkit("info", tmp_path, code=1).output
 
@@ -188,6 +196,23 @@ def test_the_probe_does_without_torch(done: Path, tmp_path: Path) -> None:
     found, whole = results(tmp_path / "p"), results(done)
     assert set(found["baselines"]) == {"majority", "pixels", "hog"}
     assert found["probe"] == whole["probe"]
+
+
+def test_the_probe_never_imports_torch_of_itself(done: Path, tmp_path: Path) -> None:
+    """Nothing but the untrained encoder, a baseline, needs it; nor is it there to be noticed at the start of `info`."""
+    commands = (
+        ["probe", done / "codes", "--out", tmp_path / "p", "--set", "probe.baselines=[]"],
+        ["predict", done / "probe", done / "codes", "--out", tmp_path / "labels.csv"],
+        ["info", done / "codes"],
+    )
+    script = (
+        "import json, sys; from toolkit.cli import main\n"
+        "for words in json.loads(sys.argv[1]): main(words, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    subprocess.run([sys.executable, "-c", script, words], check=True, capture_output=True)
+    assert (tmp_path / "labels.csv").is_file()
 
 
 def test_images_without_labels_train_stage_1_and_still_give_a_report(tmp_path: Path, write_pictures: Write) -> None:

@@ -42,7 +42,7 @@ def accuracy(prepared: Prepared, *, seed: int, by_subject: bool) -> float:
     task = task_of(manifest, "class")
     units = np.unique(task.pool_units, return_index=True)[1]
     n = 2 * int(np.bincount(task.pool_y[units], minlength=2).min())
-    draws = plan(task, labels=n, draws=2, curve=(), seed=0)[n]
+    draws = plan(task, labels=n, draws=2, curve=(), seed=0)
     with SILENT.bar("", 0, "") as bar:
         found = evaluate(
             [of_array(pixels, "pixels")],
@@ -50,9 +50,9 @@ def accuracy(prepared: Prepared, *, seed: int, by_subject: bool) -> float:
             draws,
             lambda: create("knn", n_classes=2),
             seed=0,
-            keep_answers=False,
+            keep_answers=None,
             bar=bar,
-        )
+        )[n]
     return float((found.predicted == task.test_y).mean())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from commands import toolkit
+from commands import results, toolkit
 
 from toolkit_datasets.codes import open_codes
 
@@ -60,7 +60,9 @@ def mixed(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_with_broken_pictures_runs_to_the_end(mixed: Path, tmp_path: Path) -> None:
+def test_a_folder_with_broken_pictures_runs_to_the_end(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sets = [*SMALL, "split.unlabelled=0.4", "split.labelled=0.3", "split.test=0.3"]
     shown = toolkit("run", "cats-vs-dogs", "--data", mixed, "--out", tmp_path / "run", sets=sets, code=3)
     assert "skipped 7 of 627 images" in shown.output
@@ -75,6 +77,14 @@ def test_a_folder_with_broken_pictures_runs_to_the_end(mixed: Path, tmp_path: Pa
     assert "decompression bomb" in report
     stopped = toolkit("run", "cats-vs-dogs", "--data", mixed, "--out", tmp_path / "x", "--fail-fast", sets=sets, code=1)
     assert "--fail-fast" in stopped.output
+
+    # The same codes, read from the store whenever they are needed and in small blocks, give the same scores.
+    monkeypatch.setattr("stage2_probe.features.HELD_BYTES", 0)
+    monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 1 << 16)
+    toolkit("probe", tmp_path / "run" / "codes", "--out", tmp_path / "streamed", sets=["probe.baselines=[]"])
+    whole, streamed = (results(tmp_path / name)["probe"] for name in ("run", "streamed"))
+    for key in ("accuracy", "per_draw", "features_chosen", "confusion"):
+        assert streamed[key] == whole[key]
 
 
 def test_a_small_model_learns_real_pictures_and_beats_the_mean_image(real_data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sklearn.svm import LinearSVC
 from stage2_probe import linear
 from stage2_probe.classifiers import NAMES, Classifier, create
 from stage2_probe.features import Spec
+from stage2_probe.panel import Panel
 from stage2_probe.rowspace import RowSpace
 from stage2_probe.saved import Saved, load, save
 from stage2_probe.selection import Choice, choose, folds
@@ -116,6 +117,43 @@ def test_rotated_logistic_equals_sklearn_on_all_features(n_classes: int, n: int,
     expected = expected if n_classes == 2 else expected - expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(got, expected, atol=2e-3, rtol=1e-3)
     np.testing.assert_array_equal(got > 0, expected > 0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.5, 30.0])  # nothing to learn, some, and classes far apart
+@pytest.mark.parametrize("C", [0.01, 10.0, 1000.0])
+def test_newton_and_lbfgs_find_the_same_weights(gap: float, C: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(60, n_classes=2, seed=0, gap=gap)
+    z = RowSpace(x).coordinates
+    newton = linear._newton(z, np.where(y == 1, 1.0, -1.0), C)
+    assert newton is not None
+    monkeypatch.setattr(linear, "NEWTON", 0)
+    weight, bias = linear.logistic(z, y, n_classes=2, C=C)
+    np.testing.assert_allclose(z @ newton[0] + newton[1], z @ weight + bias, atol=2e-3, rtol=1e-3)
+
+
+def test_newton_leaves_what_it_cannot_solve_to_lbfgs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(40, n_classes=2, seed=0)
+    z = RowSpace(x).coordinates
+    expected = linear.logistic(z, y, n_classes=2, C=1.0)
+
+    def singular(*_: object) -> None:
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(np.linalg, "solve", singular)
+    for got, wanted in zip(linear.logistic(z, y, n_classes=2, C=1.0), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-3)
+
+
+def test_a_panel_answers_what_its_learners_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stage2_probe.panel.COLUMNS", 40)  # several products: neighbours take 30 columns, the MLP 32
+    x, y = blobs(30, n_classes=2, seed=0)
+    other, _ = blobs(50, n_classes=2, seed=1)
+    names = ["logistic", "knn", "ridge", "cnn", "svm", "mlp", "logistic", "knn"]
+    learners = [made(name, 2).fit(x[i:], y[i:], seed=i) for i, name in enumerate(names)]
+    together = list(Panel(learners).answers(other))
+    assert len(together) == len(learners)
+    for learner, answers in zip(learners, together, strict=True):
+        np.testing.assert_allclose(answers, learner.answers(other), atol=1e-5)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

@@ -100,6 +100,17 @@ class TestPooling:
         assert pooled[:, 0].tolist() == [50, 30]
 
 
+def test_subjects_are_pooled_whole_from_blocks_that_cut_between_them(
+    codes: Codes, done: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 7 * 4 * 8)  # seven slices, and five are a subject
+    found = probe(codes, QUICK, seed=3, out=tmp_path)
+    assert found["probe"]["accuracy"] == done[0]["probe"]["accuracy"]
+    for name in ("predictions.csv", "predictions_subjects.csv"):
+        small, whole = (pd.read_csv(folder / name) for folder in (tmp_path, done[1]))
+        pd.testing.assert_frame_equal(small, whole, atol=2e-6)
+
+
 class TestWhoIsOneCase:
     def test_each_test_subject_once_with_its_label(self, codes: Codes) -> None:
         task = task_of(codes.manifest)

@@ -129,8 +129,37 @@ class TestResults:
     def test_features_too_large_to_hold_give_the_same(
         self, result: tuple[dict[str, Any], Path], codes: Codes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Nothing held, and blocks of five rows: what streams gives the scores of what is in memory."""
         monkeypatch.setattr("stage2_probe.features.HELD_BYTES", 0)
-        assert probe(codes, QUICK, seed=3, out=tmp_path)["probe"]["accuracy"] == result[0]["probe"]["accuracy"]
+        monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 5 * 4 * 8)
+        found = probe(codes, QUICK, seed=3, out=tmp_path)
+        assert found["probe"]["accuracy"] == result[0]["probe"]["accuracy"]
+        assert found["probe"]["per_draw"] == result[0]["probe"]["per_draw"]
+        assert found["probe"]["auroc"]["mean"] == pytest.approx(result[0]["probe"]["auroc"]["mean"], abs=1e-6)
+        assert found["curve"]["accuracy"]["codes"] == result[0]["curve"]["accuracy"]["codes"]
+
+
+def test_every_test_sample_is_read_once_however_many_draws_there_are(
+    codes: Codes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[np.ndarray] = []
+    indices = Codes.indices
+
+    def counted(self: Codes, level: str, rows: np.ndarray) -> np.ndarray:
+        read.append(rows)
+        return indices(self, level, rows)
+
+    monkeypatch.setattr(Codes, "indices", counted)
+    monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 1 << 10)  # blocks of 16 rows
+    probe(codes, QUICK.model_copy(update={"curve": (10, 20, 50)}), seed=0, out=tmp_path)
+    assert max(map(len, read)) == 16
+    times = np.bincount(np.concatenate(read), minlength=len(codes))
+    split = codes.manifest["split"].to_numpy()
+    assert (times[split == "test"] == 1).all()
+    assert (times[split == "unlabelled"] == 0).all()
+    drawn = pd.read_csv(tmp_path / "draws.csv")["id"].unique()
+    assert (times[codes.manifest["id"].isin(drawn)] == 1).all(), "the rows of all draws are read together"
+    assert times.sum() == (split == "test").sum() + len(drawn)
 
 
 class TestPredict:

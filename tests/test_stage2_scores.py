@@ -167,6 +167,21 @@ class TestIntervals:
             rows = np.concatenate([members[group] for group in picked])
             np.testing.assert_allclose(got[b], correct[:, rows].mean(axis=1), rtol=1e-6)
 
+    def test_resamples_are_the_same_however_much_memory_they_take(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(0)
+        for groups in (np.arange(301), rng.integers(0, 40, 301)):
+            correct = rng.random((4, 301)) < 0.7
+            whole = Bootstrap(groups, seed=5, resamples=250)
+            picked = [np.random.default_rng([5, 0]).integers(0, len(whole._sizes), size=(250, len(whole._sizes)))]
+            counts = np.stack([np.bincount(row, minlength=len(whole._sizes)) for row in picked[0]])
+            np.testing.assert_array_equal(np.concatenate([weights for _, weights in whole.weights()]), counts)
+            expected = whole.accuracies(correct)
+            with monkeypatch.context() as small:
+                small.setattr("stage2_probe.intervals.BLOCK_BYTES", 4 * 301 * 3)
+                small.setattr("stage2_probe.intervals.GROUPS", 7)
+                np.testing.assert_array_equal(whole.accuracies(correct), expected)
+                assert max(len(weights) for _, weights in whole.weights()) < 100
+
     def test_pairs_share_their_resamples(self) -> None:
         rng = np.random.default_rng(0)
         a = rng.random((6, 50)) < 0.7

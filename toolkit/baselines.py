@@ -5,6 +5,7 @@ Stage 2 knows neither images nor stage 1; what it is handed has one row for each
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,6 +21,7 @@ from toolkit_datasets.progress import Progress
 
 PIXEL_SIDE = 16  # px: a linear classifier on 100 images gains nothing from more (measured on cats and dogs)
 BLOCK = 500  # images in memory at a time
+HELD_BYTES = 512 << 20  # a baseline up to this size is kept in memory: HOG of 70,000 pictures of 64 px
 
 
 def image_baselines(
@@ -124,11 +126,19 @@ def _filled(
     with ThreadPoolExecutor() as pool, progress.bar(title, len(where), "images") as bar:
         for block, values in zip(blocks, pool.map(function, blocks), strict=True):
             if out is None:
-                out = np.zeros((rows, values.shape[1]), np.float32)
+                out = _zeros((rows, values.shape[1]))
             out[block] = values
             bar.update(len(block))
     assert out is not None, "a store without samples"
     return out
+
+
+def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An array of zeros; a large one lies in a file without a name, whose pages the system can write out and drop."""
+    if 4 * shape[0] * shape[1] <= HELD_BYTES:
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile() as file:  # the map keeps it until the last reader is gone
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _rows_in(prepared: Prepared, codes: Codes) -> NDArray[np.int64]:

@@ -35,6 +35,7 @@ from .progress import Progress
 DECODER = 3  # raise when decoding changes, so that older arrays are not reused
 BLOCK_BYTES = 16 * 2**20  # decoded before it is written, with its lines of the journal
 TASK_ROWS = 16  # that a thread decodes in one go: handing small pictures over one by one costs 50 µs each
+BLOCK_ROWS = 4096  # of them at most: of a small image 1 kB waits in the thread's results until its block is written
 COLUMNS = ("status", "sha256", "pixels", "mode", "width", "height", "position", "window", "foreground")
 # `pixels`: hash of the decoded image; the others as in `Decoded`
 Entry = tuple[str, ...]  # of COLUMNS
@@ -114,7 +115,7 @@ def decoded(
     return Decodings(np.load(array, mmap_mode="r", allow_pickle=False), details)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _File:
     """A file and its rows."""
 
@@ -153,7 +154,7 @@ def _decode_all(
 ) -> None:
     shape = (geometry.size, geometry.size, geometry.channels)
     row_bytes = int(np.prod(shape))
-    blocks = _blocks(files, max(1, BLOCK_BYTES // row_bytes))
+    blocks = _blocks(files, max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes)))
     sizes = [sum(len(file.slices) for file in block) for block in blocks]
     partial_array, partial_table = array.with_suffix(".npy.partial"), table.with_suffix(".csv.partial")
     header = {"descr": "|u1", "fortran_order": False, "shape": (sum(sizes), *shape)}

@@ -25,6 +25,7 @@ from .shard_files import remove_shards, shards_read
 from .sinks import JOURNAL, Arrays, HDF5File, NpyFiles, journal_of
 
 QUEUED = 8  # batches that may wait for the disk: enough to overlap, little enough to keep memory flat
+HASHED = 10_000  # rows of a manifest that are text at a time
 
 
 class CodeWriter:
@@ -120,8 +121,11 @@ class CodeWriter:
 def fingerprint(format: str, info: StoreInfo, manifest: pd.DataFrame) -> str:
     """One hash over everything that decides what is written."""
     levels = [vars(level) for level in info.levels]
-    text = json.dumps([format, info.content, info.model_hash, levels]) + manifest.to_csv(index=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    hasher = hashlib.sha256(json.dumps([format, info.content, info.model_hash, levels]).encode())
+    for start in range(0, max(1, len(manifest)), HASHED):  # block by block: the text of a million rows takes 200 MB
+        block = manifest.iloc[start : start + HASHED]
+        hasher.update(block.to_csv(index=False, header=start == 0).encode())
+    return hasher.hexdigest()
 
 
 def is_finished(path: Path, own: str, *, overwrite: bool) -> bool:
