@@ -24,7 +24,6 @@ PRESETS = {
     "VQ-VAE, our network at the thesis's bits": FEW_BITS,
     "VQ-VAE of the thesis": ("vqvae.network=thesis", *FEW_BITS),
     "VAE, our default": ("train.objective=vae",),
-    "VAE, our network with the thesis's 1,024 latents": ("train.objective=vae", "vae.latent_dim=1024"),
     "VAE of the thesis": ("train.objective=vae", "vae.network=thesis"),
 }
 
