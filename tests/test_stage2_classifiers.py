@@ -153,7 +153,7 @@ def test_a_panel_answers_what_its_learners_answer_alone(monkeypatch: pytest.Monk
     together = list(Panel(learners).answers(other))
     assert len(together) == len(learners)
     for learner, answers in zip(learners, together, strict=True):
-        np.testing.assert_allclose(answers, learner.answers(other), atol=1e-5)
+        np.testing.assert_allclose(answers, learner.answers(other), atol=1e-4)  # float32, and a steep one
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
