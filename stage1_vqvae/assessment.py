@@ -15,10 +15,11 @@ from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent
 
 from .autoencoder import Autoencoder
-from .batches import load, padded
+from .batches import evenly, load, padded
 from .reconstruct import CodeCounts, Scored, reconstruct, score, summary, to_uint8
 from .references import references
 
+MOST = 5000  # images of a split that are judged, evenly spaced: 70,000 slices would take longer than an epoch does
 EXAMPLES = 8  # pairs in examples.npz: two rows of a page
 ACTIVE = 0.01  # variance of a latent's mean; its prior has 1
 
@@ -30,23 +31,25 @@ def assess(
 
     Returns:
         The quality part of metrics.json (the figures are those of the test images, else of the labelled ones, else of
-        the validation ones, and `references` stand beside them on the same images; codes are counted over unlabelled,
-        labelled and test images together, `codebook_usage` is the lowest of the levels and `perplexity` that of the
-        first; latents without codes have the number of `active` ones over the training images instead), and the arrays
-        of examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr, ssim.
+        the validation ones, at most 5,000 of each, and `references` stand beside them on the same images; codes are
+        counted over these and as many training images together, `codebook_usage` is the lowest of the levels and
+        `perplexity` that of the first; latents without codes have the number of `active` ones over the training images
+        instead), and the arrays of examples.npz: originals and reconstructions (n, H, W, C) uint8, id, split, psnr,
+        ssim.
     """
     show = progress or Silent()
     size, inside = prepared.card.encode.batch_size, prepared.card.of_volumes
     unlabelled = prepared.rows("unlabelled")
     unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
-    unseen = {split: rows for split, rows in unseen.items() if len(rows)}
+    unseen = {split: evenly(rows, MOST) for split, rows in unseen.items() if len(rows)}
     learned = np.setdiff1d(unlabelled, validation)
+    counted = evenly(learned, MOST)
     scored: dict[str, Scored] = {}
-    with show.bar("evaluate", sum(map(len, unseen.values())) + len(learned), "images") as bar:
+    with show.bar("evaluate", sum(map(len, unseen.values())) + len(counted), "images") as bar:
         for split, rows in unseen.items():
             scored[split] = score(model, prepared.images, rows, batch_size=size, foreground=inside, bar=bar)
         counts, spread = CodeCounts(model), Spread()
-        for part, batch in padded(prepared.images, learned, size, model.mean.device):
+        for part, batch in padded(prepared.images, counted, size, model.mean.device):
             with torch.inference_mode():
                 latents = model.encode(batch)
                 counts.add(model.quantize(latents), len(part))
@@ -89,7 +92,7 @@ def assess(
 
 def examples(prepared: Prepared, model: Autoencoder, rows: np.ndarray, scored: Scored) -> dict[str, np.ndarray]:
     """Up to 8 of `rows`, evenly spaced, with their reconstructions and scores."""
-    places = np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))
+    places = evenly(np.arange(len(rows)), EXAMPLES)
     chosen = rows[places]
     decoded, _ = reconstruct(model, load(prepared.images, chosen, model.mean.device))
     return {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toolkit_datasets.card import Card
 from toolkit_datasets.codes import Level
 
+from .batches import evenly
 from .quantizer import Quantized, Quantizer
 
 Levels = dict[str, Tensor]
@@ -63,7 +64,7 @@ class Autoencoder(nn.Module, ABC):
 
     def measure(self, images: np.ndarray, rows: np.ndarray) -> None:
         """Take mean and deviation from `images[rows]` (N, H, W, C) uint8; at most 10,000 of them, evenly spaced."""
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 10_000)).astype(int))]
+        rows = evenly(rows, 10_000)
         counts = np.zeros((self.channels, 256))  # histograms: exact sums, whatever the order
         for start in range(0, len(rows), 256):
             part = images[rows[start : start + 256]]

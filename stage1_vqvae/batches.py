@@ -48,6 +48,16 @@ def epoch_batches(rows: np.ndarray, batch_size: int, *, seed: int, epoch: int) -
     return [np.sort(part) for part in np.array_split(order, -(-len(rows) // batch_size))]
 
 
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of `rows`, evenly spaced from the first to the last.
+
+    >>> evenly(np.arange(10), 4), evenly(np.arange(3), 4)
+    (array([0, 3, 6, 9]), array([0, 1, 2]))
+    """
+    chosen: np.ndarray = rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]
+    return chosen
+
+
 def check_shape(images: np.ndarray, card: Card) -> None:
     """Refuse images that were not prepared with the model's own preprocessing.
 

@@ -27,7 +27,7 @@ from toolkit_datasets.progress import Progress
 
 from . import scores
 from .autoencoder import Autoencoder
-from .batches import load, padded
+from .batches import evenly, load, padded
 
 BLUR = 1 / 32  # of the image's side
 MOST_IMAGES = 2000  # whose principal components are taken
@@ -119,7 +119,7 @@ def fit(images: np.ndarray, rows: np.ndarray, *, bits: int, quantised: bool, dev
     """
     values = int(np.prod(images.shape[1:]))
     count = max(2, min(len(rows), MOST_IMAGES, MOST_BYTES // (4 * values)))
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, count).astype(int))]
+    rows = evenly(rows, count)
     points = load(images, rows, device).float().div_(255)  # (n, C, H, W)
     mean = points.mean(0)
     centred = points.sub_(mean).flatten(1)  # (n, C H W)

@@ -18,7 +18,7 @@ from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.progress import Progress, Silent
 
 from .aggregate import Aggregate, AggregateSums
-from .batches import check_shape, padded
+from .batches import check_shape, evenly, padded
 from .checkpoint import Loaded
 from .holdout import split_validation
 from .interpolation import walk
@@ -125,4 +125,4 @@ def _learned_and_unseen(prepared: Prepared) -> tuple[np.ndarray, str, np.ndarray
     )
     unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
     split, rows = next((split, rows) for split, rows in unseen.items() if len(rows))  # a validation image there is
-    return learned, split, rows[np.unique(np.linspace(0, len(rows) - 1, min(UNSEEN, len(rows))).astype(int))]
+    return learned, split, evenly(rows, UNSEEN)

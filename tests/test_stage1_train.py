@@ -21,6 +21,7 @@ from stage1_vqvae.checkpoint import load_model
 from stage1_vqvae.codebook_start import start_codebook
 from stage1_vqvae.holdout import split_validation
 from stage1_vqvae.interrupt import Interrupt
+from stage1_vqvae.reconstruct import evaluate
 from stage1_vqvae.train import learning_rate, train
 from toolkit_datasets.card_stages import Train
 from toolkit_datasets.errors import ToolkitError
@@ -81,6 +82,22 @@ def test_what_a_training_leaves_behind(uninterrupted: Path) -> None:
         assert np.array_equal(examples["originals"], digits().images[rows])
         error = (examples["originals"] / 255 - examples["reconstructions"] / 255) ** 2
         assert np.allclose(-10 * np.log10(error.mean((1, 2, 3))), examples["psnr"], atol=0.05)
+
+
+def test_of_a_large_split_so_many_are_judged_evenly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("stage1_vqvae.assessment.MOST", 10)
+    prepared = digits()
+    metrics = train(prepared, tmp_path, device="cpu")
+    judged = {split: figures["n"] for split, figures in metrics["splits"].items()}
+    assert judged.pop("validation") < 10
+    assert set(judged.values()) == {10}
+    model = load_model(tmp_path).model
+    rows = prepared.rows("test")
+    chosen = rows[np.linspace(0, len(rows) - 1, 10).astype(int)]
+    expected = evaluate(model, prepared.images, chosen, batch_size=32)["psnr"]
+    assert metrics["splits"]["test"]["psnr"] == pytest.approx(expected, abs=1e-4)
+    tokens = sum(map(sum, metrics["code_counts"]["codes"])) / 4  # 2x2 codes an image
+    assert tokens == sum(figures["n"] for figures in metrics["splits"].values()) + 10  # and of training images
 
 
 def test_same_seed_same_bits_and_another_seed_others(uninterrupted: Path, tmp_path: Path) -> None:
