@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -140,6 +141,13 @@ def own_peak() -> float:
     """
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
+
+
+def child_peak(script: str, *words: object) -> float:
+    """MB that `script`, run with these words and a folder, writes to the file `peak` in that folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        watched([sys.executable, script, *words, folder])
+        return float((Path(folder) / "peak").read_text())
 
 
 def versions(*packages: str) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from measure import Row, alternate, forget_peak, own_peak, watched
+from measure import Row, alternate, child_peak, forget_peak, own_peak
 
 SIZE = 64  # px
 
@@ -86,9 +86,7 @@ def encoding_memory() -> Row:
 
 def peak_of_encoding(n: int) -> float:
     """MB at the peak of a process of its own that encodes `n` random images from a memory map."""
-    with tempfile.TemporaryDirectory() as folder:
-        watched([sys.executable, __file__, n, folder])
-        return float((Path(folder) / "peak").read_text())
+    return child_peak(__file__, n)
 
 
 def encode_random_images(n: int, folder: Path) -> None:

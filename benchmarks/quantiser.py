@@ -6,12 +6,11 @@ About two minutes, most of them the peer's at 16,384 codes.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measure import Row, alternate, forget_peak, own_peak, watched
+from measure import Row, alternate, child_peak, forget_peak, own_peak
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,9 +90,7 @@ def memory() -> Row:
 
 def peak_of_step(side: str) -> float:
     """MB that a step of `ours` or of the `peer` adds to a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        watched([sys.executable, __file__, side, folder])
-        return float((Path(folder) / "peak").read_text())
+    return child_peak(__file__, side)
 
 
 def one_step(side: str, folder: Path) -> None:

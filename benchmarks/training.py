@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -143,7 +144,7 @@ class Normalised:
         return (decoded.clamp(low, high) - self.images[rows]).square().mean((1, 2, 3))
 
 
-class Other:
+class Other(ABC):
     """A VQ-VAE in float32 with torch's AdamW as it comes; learning rate, clipping and weight decay are ours."""
 
     name: str
@@ -160,8 +161,9 @@ class Other:
             self.model.parameters(), lr=card.train.learning_rate, weight_decay=card.train.weight_decay
         )
 
+    @abstractmethod
     def network(self, card: Card) -> torch.nn.Module:
-        raise NotImplementedError
+        """What is trained, untrained."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions, and the loss of the codes."""
