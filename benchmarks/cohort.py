@@ -20,7 +20,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from measure import alternate, machine, toolkit, watched  # benchmarks/measure.py
+from measure import Watched, alternate, machine, toolkit, watched  # benchmarks/measure.py
 from nibabel.processing import resample_from_to
 
 SHAPE, SPACING = (256, 256, 150), (0.9375, 0.9375, 1.2)  # of IXI, stored sagittally: P, S, R
@@ -89,6 +89,11 @@ def reading(folder: Path) -> str:
     )
 
 
+def memory(took: Watched) -> str:
+    """A cell: the peak, and in brackets the peak without pages of files."""
+    return f"{took.peak:,.0f} ({took.own:,.0f})"
+
+
 def main() -> None:
     """Write, measure, and remove again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +107,7 @@ def main() -> None:
     lines = [
         f"Measured {date.today()}: {machine()}; `python benchmarks/cohort.py`.",
         "",
-        "| people | slices | prepare, s | s a volume | peak, MB | of stage 1 | epoch, s | peak, MB |",
+        "| people | slices | prepare, s | s a volume | peak, MB | slices of stage 1 | epoch, s | peak, MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for people in (most // 10, most):
@@ -114,8 +119,8 @@ def main() -> None:
         trained = watched(command, env=environment)
         splits = pd.read_csv(run / "samples.csv", usecols=["split"])["split"]
         lines.append(
-            f"| {people} | {len(splits):,} | {prepared[0]:.0f} | {prepared[0] / people:.2f} | {prepared[1]:,.0f} "
-            f"| {(splits == 'unlabelled').sum():,} | {trained[0]:.0f} | {trained[1]:,.0f} |"
+            f"| {people} | {len(splits):,} | {prepared.seconds:.0f} | {prepared.seconds / people:.2f} "
+            f"| {memory(prepared)} | {(splits == 'unlabelled').sum():,} | {trained.seconds:.0f} | {memory(trained)} |"
         )
         (out / "cohort.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     lines += ["", reading(out / "scans")]

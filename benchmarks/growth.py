@@ -102,15 +102,15 @@ def measured(folder: Path, most: int) -> Iterator[Point]:
         write_pictures(pictures, written, n)
         written = n
         of_card = ["cats-vs-dogs", "--data", pictures, *sets]
-        yield point("prepare", n, *watched(toolkit("prepare", *of_card), env=cache))
-        yield point("train", n, *watched(toolkit("train", *of_card, "--out", folder / f"run-{n}"), env=cache))
+        yield point("prepare", n, *watched(toolkit("prepare", *of_card), env=cache)[:2])
+        yield point("train", n, *watched(toolkit("train", *of_card, "--out", folder / f"run-{n}"), env=cache)[:2])
     model = folder / f"run-{SIZES[0]}" / "stage1"
     for n in (size for size in (*SIZES, LARGEST) if size <= most):
         store = folder / f"codes-{n}.h5"
         subprocess.run([sys.executable, __file__, "--encode", str(n), model, store], check=True)
         took, peak = json.loads(store.with_suffix(".json").read_text())
         yield point("encode", n, took, peak)
-        yield point("probe", n, *watched(toolkit("probe", store, "--out", folder / f"probe-{n}")))
+        yield point("probe", n, *watched(toolkit("probe", store, "--out", folder / f"probe-{n}"))[:2])
         store.unlink()
 
 

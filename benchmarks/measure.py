@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -55,6 +55,14 @@ class Timed:
     ratios: tuple[float, ...]  # other / ours, of each repeat
 
 
+class Watched(NamedTuple):
+    """What a command took."""
+
+    seconds: float  # wall
+    peak: float  # MB in memory at once
+    own: float  # the same without pages of mapped files, which the system takes back when it wants
+
+
 def seconds(function: Callable[[], object]) -> float:
     """Wall seconds of one call."""
     gc.collect()
@@ -77,16 +85,17 @@ def alternate(
     )
 
 
-def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> tuple[float, float]:
-    """Run a command to its end; wall seconds, and the peak memory in MB of it and its children together."""
-    start, peak = time.perf_counter(), 0
+def watched(command: Sequence[object], *, env: dict[str, str] | None = None) -> Watched:
+    """Run a command to its end, and look at the memory of it and its children ten times a second."""
+    start, peak, own = time.perf_counter(), 0, 0
     process = subprocess.Popen(list(map(str, command)), env={**os.environ, **(env or {})})
     while process.poll() is None:
-        peak = max(peak, tree_bytes(process.pid))
+        resident, shared = tree_bytes(process.pid)
+        peak, own = max(peak, resident), max(own, resident - shared)
         time.sleep(0.1)
     if process.returncode not in FINISHED:
         sys.exit(f"{' '.join(map(str, command))} ended with exit code {process.returncode}")
-    return time.perf_counter() - start, peak / 1e6
+    return Watched(time.perf_counter() - start, peak / 1e6, own / 1e6)
 
 
 def quietly(command: Sequence[str]) -> None:
@@ -120,13 +129,14 @@ def set_each(sets: Sequence[str]) -> list[str]:
     return [word for each in sets for word in ("--set", each)]
 
 
-def tree_bytes(pid: int) -> int:
-    """Resident bytes of a process and its children; pages of mapped files count."""
+def tree_bytes(pid: int) -> tuple[int, int]:
+    """Bytes of a process and its children: all that are resident, and those of them that are pages of files."""
     try:
         process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+        each = [p.memory_info() for p in [process, *process.children(recursive=True)]]
+        return sum(memory.rss for memory in each), sum(memory.shared for memory in each)
     except psutil.Error:
-        return 0
+        return 0, 0
 
 
 def forget_peak() -> None:

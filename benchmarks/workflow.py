@@ -23,8 +23,8 @@ PLAIN = ("--overwrite", "--objective", "reconstruct", "--set", "probe.features=m
 
 def measured(*words: object, cache: Path) -> dict[str, Any]:
     """Run one `toolkit` command; wall seconds and the peak memory of its process tree in MB."""
-    took, peak = watched(toolkit(*words), env={"TOOLKIT_CACHE": str(cache)})
-    return {"command": f"toolkit {words[0]}", "seconds": took, "peak_mb": peak}
+    took = watched(toolkit(*words), env={"TOOLKIT_CACHE": str(cache)})
+    return {"command": f"toolkit {words[0]}", "seconds": took.seconds, "peak_mb": took.peak}
 
 
 def numbers(path: Path) -> dict[str, Any]:

@@ -186,7 +186,9 @@ def of_codes(codes: Codes, spec: Spec, rows: np.ndarray | None = None) -> np.nda
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows, dtype=np.int64)
     levels = [level for level in codes.info.levels if level.name in spec.levels]
     result = np.empty((len(rows), spec.width(levels)), dtype=np.float32)
-    step = block_rows(result.shape[1] * 8)  # histograms are counted in 8-byte integers
+    read = max(level.dim * level.height * level.width for level in levels)
+    # Histograms are counted in 8-byte integers; vectors are read, turned so that codes lie together, and compared.
+    step = block_rows(max(result.shape[1] * 8, read * 12))
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         column = 0

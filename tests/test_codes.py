@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,19 @@ def test_match_refuses_vectors_that_are_no_codes() -> None:
         match(book, np.zeros((1, 4, 2, 2), np.float32))
     book[5] = book[2]
     assert (match(book, np.broadcast_to(book[5][:, None, None], (1, 4, 2, 2))) == 2).all()
+
+
+def test_matching_needs_little_more_room_than_the_vectors() -> None:
+    rng = np.random.default_rng(0)
+    book = rng.normal(size=(256, 64)).astype(np.float32)
+    indices = rng.integers(0, 256, (20, 1, 32, 32)).astype(np.uint8)
+    vectors = lookup(book[None], indices)
+    tracemalloc.start()
+    found = match(book, vectors)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found == indices[:, 0]).all()
+    assert peak < 3 * vectors.nbytes, "a copy with the codes side by side, and one of the codes found"
 
 
 def damage(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -162,8 +162,9 @@ def match(codebook: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArra
 def _fingerprints(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
     """A 64-bit number for each row of floats (..., D): its bits times fixed odd numbers, summed modulo 2**64."""
     odd = np.random.default_rng(0).integers(1, 2**63, rows.shape[-1], dtype=np.uint64) | np.uint64(1)
-    bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
-    total: NDArray[np.uint64] = (bits * odd).sum(-1, dtype=np.uint64)
+    # einsum widens a few numbers at a time: the rows as 64-bit integers would take four times their room.
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    total: NDArray[np.uint64] = np.einsum("...d,d->...", bits, odd, dtype=np.uint64, casting="safe")
     return total
 
 
