@@ -32,7 +32,7 @@ Maps = dict[str, torch.Tensor]  # name of a method -> (B, H, W)
 def methods_of(loaded: Loaded, own: Prepared, learned: np.ndarray) -> Callable[[torch.Tensor], Maps]:
     """A function of uint8 images (B, C, H, W): the model's two maps, and what stands beside them."""
     model, device = loaded.model, loaded.model.mean.device
-    size = loaded.card.encode.batch_size
+    size = loaded.card.encode_batch
     bits = round(model.bits_per_pixel * model.size**2)
     code = fit(own.images, learned, bits=bits, quantised=True, device=device)
     tally = CodeTally(model.levels[0], device)
@@ -81,7 +81,7 @@ class Reader:
         self.blurs = sorted({recipe.blur for recipe in recipes})
         usual: dict[tuple[str, float], PixelErrors] = {}
         zones = zones_of(own)
-        for part, batch in padded(own.images, held_out, own.card.encode.batch_size, torch.device("cpu")):
+        for part, batch in padded(own.images, held_out, own.card.encode_batch, torch.device("cpu")):
             inside = head(batch)[: len(part)]
             for name, raw in maps(batch[: len(part)]).items():
                 for blur in self.blurs:
@@ -96,7 +96,7 @@ class Reader:
         found: dict[Key, list[np.ndarray]] = {}
         counts: dict[Key, PixelCounts] = {}
         truth, zones = [], zones_of(prepared)
-        for part, batch in padded(prepared.images, rows, prepared.card.encode.batch_size, torch.device("cpu")):
+        for part, batch in padded(prepared.images, rows, prepared.card.encode_batch, torch.device("cpu")):
             batch = batch[: len(part)]
             inside = head(batch)
             lesion = masks.of(part) if masks else np.zeros(inside.shape, bool)

@@ -147,7 +147,7 @@ class Bench:
         """Encode and quantise, and keep nothing."""
         import torch
 
-        model, size = self.model(), self.card.encode.batch_size
+        model, size = self.model(), self.card.encode_batch
         with torch.inference_mode():
             for start in range(0, IMAGES, size):
                 batch = torch.from_numpy(self.images[start : start + size]).permute(0, 3, 1, 2).to(model.mean.device)
@@ -190,7 +190,7 @@ class Bench:
         size = self.card.image.size
         shrink = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
         loader = torch.utils.data.DataLoader(
-            ImageFolder(str(self.place / "pictures"), shrink), batch_size=self.card.encode.batch_size, num_workers=2
+            ImageFolder(str(self.place / "pictures"), shrink), batch_size=self.card.encode_batch, num_workers=2
         )
         model = self.model().to(memory_format=torch.contiguous_format)
         out = Path(tempfile.mkdtemp(dir=self.place))

@@ -38,7 +38,7 @@ def assess(
         ssim.
     """
     show = progress or Silent()
-    size, inside = prepared.card.encode.batch_size, prepared.card.of_volumes
+    size, inside = prepared.card.encode_batch, prepared.card.of_volumes
     unlabelled = prepared.rows("unlabelled")
     unseen = {"test": prepared.rows("test"), "labelled": prepared.rows("labelled"), "validation": validation}
     unseen = {split: evenly(rows, MOST) for split, rows in unseen.items() if len(rows)}

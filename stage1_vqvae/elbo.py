@@ -87,7 +87,7 @@ class Elbo(Phase):
 
     def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
         """PSNR and KL of held-out images, rebuilt from the means of their latents."""
-        size = self.card.encode.batch_size
+        size = self.card.encode_batch
         scores = evaluate(self.model, images, validation, batch_size=size)
         kl = 0.0
         self.eval()

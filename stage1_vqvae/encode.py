@@ -81,7 +81,7 @@ def encode(
             f"{model_folder} holds a VAE, which has latents and no codebook, so there are no {content} to write: "
             "give --content latents"
         )
-    size = card.encode.batch_size
+    size = card.encode_batch
     info = StoreInfo(
         content=content,
         levels=levels,
@@ -167,7 +167,7 @@ def random_codes(
     model = build(card, seed=card.seed).to(place).eval()
     model.measure(images, fit_rows)
     if isinstance(model, VQVAE):
-        start_codebook(model, images, fit_rows, batch_size=card.encode.batch_size, seed=card.seed)
+        start_codebook(model, images, fit_rows, batch_size=card.encode_batch, seed=card.seed)
         start_summaries(model, images, fit_rows, seed=card.seed)
     out = {}
     for level in model.levels:
@@ -175,7 +175,7 @@ def random_codes(
         out[level.name] = np.empty((len(rows), *shape), dtype=level.index_dtype if level.codes else np.float32)
     done = 0
     with show.bar("random encoder", len(rows), "images") as bar, torch.inference_mode():
-        for part, batch in padded(images, rows, card.encode.batch_size, place):
+        for part, batch in padded(images, rows, card.encode_batch, place):
             latents = model.encode(batch)
             arrays = latents | {name: each.indices for name, each in model.quantize(latents).items()}
             for name, array in arrays.items():

@@ -61,7 +61,7 @@ class Reconstruct(Phase):
     def ready(self, images: np.ndarray, rows: np.ndarray, progress: Progress) -> None:
         """The codes of earlier phases stay as they are: look them up once, and not in every epoch."""
         if self.model.summaries:
-            size = self.card.encode.batch_size
+            size = self.card.encode_batch
             self._frozen = frozen_codes(self.model, images, rows, batch_size=size, world=self.world, progress=progress)
 
     def loss(
@@ -104,7 +104,7 @@ class Reconstruct(Phase):
 
     def end_epoch(self, images: np.ndarray, validation: np.ndarray) -> dict[str, float]:
         """PSNR of held-out images, and how the codes were used in this epoch."""
-        scores = evaluate(self.model, images, validation, batch_size=self.card.encode.batch_size)
+        scores = evaluate(self.model, images, validation, batch_size=self.card.encode_batch)
         counts = self.code_counts.cpu().numpy()
         row = {
             "validation_psnr": scores["psnr"],

@@ -151,7 +151,7 @@ def decode(
             f"the codes in {codes.path} were made by the model {codes.info.model_hash[:12]}…, but {model_folder} holds "
             f"{loaded.model_hash[:12]}…: give the run that encoded them, or encode again with this one"
         )
-    model, size = loaded.model, loaded.card.encode.batch_size
+    model, size = loaded.model, loaded.card.encode_batch
     rows = np.arange(len(codes)) if rows is None else np.asarray(rows)
     with (progress or Silent()).bar("decode", len(rows), "images") as bar:
         for start in range(0, len(rows), size):

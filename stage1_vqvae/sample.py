@@ -61,13 +61,13 @@ class Comparison:
 def draw(loaded: Loaded, prior: Prior, count: int, *, seed: int, temperature: float = 1.0) -> np.ndarray:
     """`count` new images (count, H, W, C) uint8. The first ones of many are those of few."""
     vectors = prior.draw(count, seed=seed, temperature=temperature)
-    return decoded_pictures(loaded.model, vectors, batch_size=loaded.card.encode.batch_size)
+    return decoded_pictures(loaded.model, vectors, batch_size=loaded.card.encode_batch)
 
 
 def between(loaded: Loaded, ends: np.ndarray, steps: int) -> np.ndarray:
     """Images (steps, H, W, C) uint8 on the way between two `ends` (2, H, W, C); the outer ones are their own."""
     vectors = walk(loaded.model, ends, steps)
-    return decoded_pictures(loaded.model, vectors, batch_size=loaded.card.encode.batch_size)
+    return decoded_pictures(loaded.model, vectors, batch_size=loaded.card.encode_batch)
 
 
 def compare(
@@ -88,7 +88,7 @@ def compare(
     """
     model, card = loaded.model, loaded.card
     check_shape(prepared.images, card)
-    size, count = card.encode.batch_size, len(pictures)
+    size, count = card.encode_batch, len(pictures)
     learned, split, unseen = _learned_and_unseen(prepared)
     originals = np.ascontiguousarray(prepared.images[unseen])
     batches = padded(prepared.images, unseen, size, model.mean.device)

@@ -73,6 +73,13 @@ def test_pictures_get_more_codes_beside_levels_that_sum_them_up(overrides: tuple
     )
 
 
+@pytest.mark.parametrize(("sets", "batch"), [((16,), 250), ((64,), 250), ((128,), 62), ((1024,), 1), ((128, 100), 100)])
+def test_large_images_are_encoded_fewer_at_once(sets: tuple[int, ...], batch: int) -> None:
+    keys = ("image.size", "encode.batch_size")
+    card = load_card("cats-vs-dogs", [f"{key}={value}" for key, value in zip(keys, sets, strict=False)])
+    assert card.encode_batch == batch
+
+
 def test_slices_are_never_normalised_one_by_one() -> None:
     with pytest.raises(ToolkitError, match=r"image\.normalise = 'standard' would change each slice by itself"):
         load_card("ixi", ["image.normalise=standard"])

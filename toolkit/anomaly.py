@@ -83,7 +83,7 @@ def find_anomalies(
             earlier results in `out`.
     """
     loaded = load_model(unseen.run / "stage1", device)
-    prepared, rows, size = unseen.prepared, unseen.rows, loaded.card.encode.batch_size
+    prepared, rows, size = unseen.prepared, unseen.rows, loaded.card.encode_batch
     check_shape(prepared.images, loaded.card)
     check_score(by, loaded)
     if healthy_label:

@@ -165,7 +165,7 @@ def own_cohort(run: Path, model: Autoencoder, model_hash: str, *, workers: int |
             asked.prepared.images,
             asked.rows,
             wholes=asked.samples["path"].to_numpy(),
-            batch_size=asked.card.encode.batch_size,
+            batch_size=asked.card.encode_batch,
             foreground=asked.volumes,
             bar=bar,
         ):

@@ -69,7 +69,7 @@ def healthy_of(
         held_out=held_out,
         zones=zones_of(own) if inside else np.zeros(len(own.samples), np.int64),  # pictures tell no height
         groups=own.samples["group"].where(own.samples["group"] != "", own.samples["id"]).to_numpy(str)[held_out],
-        batch_size=loaded.card.encode.batch_size,
+        batch_size=loaded.card.encode_batch,
         inside=inside,
         progress=progress,
     )

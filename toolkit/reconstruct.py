@@ -89,7 +89,7 @@ def reconstruct_run(
             asked.prepared.images,
             rows,
             wholes=wholes,
-            batch_size=loaded.card.encode.batch_size,
+            batch_size=loaded.card.encode_batch,
             foreground=asked.volumes,
             bar=bar,
         ):

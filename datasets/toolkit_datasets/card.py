@@ -19,6 +19,8 @@ from .card_data import Image, Labels, Part, Slices, Source, Split
 from .card_stages import VAE, VQVAE, Agree, Coarse, Corrupt, Encode, Probe, Train, Views
 from .errors import ToolkitError
 
+ENCODED = 250  # images of 64 px that the encoder is given at once: half a gigabyte at work
+
 
 class Card(Part):
     """A dataset and the settings that suit it."""
@@ -122,6 +124,15 @@ class Card(Part):
         whatever the picture is, so the pictures should be worth it (docs/experiments.md).
         """
         return self.vqvae.depth or (4 if self.train.objective == "agree" else 1)
+
+    @property
+    def encode_batch(self) -> int:
+        """Images that a finished model is given at once: batches are padded to it, so that codes do not depend on how
+        many images there are.
+
+        It is pixels that take memory, so large images come a few at a time.
+        """
+        return self.encode.batch_size or max(1, min(ENCODED, ENCODED * 64**2 // self.image.size**2))
 
 
 def _at(data: Mapping[str, Any], table: str) -> Mapping[str, Any]:

@@ -150,7 +150,7 @@ class Encode(Part):
 
     format: Literal["npy", "h5"] = "npy"
     content: Literal["vectors", "indices", "latents"] = "vectors"
-    batch_size: int = Field(250, ge=1)  # fixed and padded, so that codes do not depend on how many images there are
+    batch_size: int = Field(0, ge=0)  # images at once; 0: 250, and of more than 64 px as many pixels
 
 
 Baseline = Literal["pixels", "hog", "random", "head_size"]
