@@ -1,7 +1,4 @@
-"""The commands that ask something of a finished run: rebuild, find what is unusual, make new images.
-
-As those in cli.py: parse, make one library call, print.
-"""
+"""The commands that ask something of a finished run: rebuild, find what is unusual, make new images, show codes."""
 
 from __future__ import annotations
 
@@ -43,11 +40,11 @@ def reconstruct(
     device: str,
     overwrite: bool,
 ) -> None:
-    """Rebuild images that the run never saw, beside the originals, and say how well.
+    """Rebuild images that the run never saw, and say how well.
 
-    By default those of its test split. SSIM and PSNR for each image, each subject and all of them, with intervals over
-    subjects; a grid to look at; tables; of NIfTI files NIfTI files, in their own space and unit. New images go through
-    the run's own preprocessing, and what is unusual about them is said.
+    By default those of its test split, beside the originals. SSIM and PSNR for each image, each subject and all of
+    them, with intervals over subjects; a grid to look at; tables; of NIfTI files NIfTI files, in their own space and
+    unit. New images go through the run's own preprocessing, and what is unusual about them is said.
 
     \b
     Example:  toolkit reconstruct runs/ixi
@@ -120,7 +117,7 @@ def anomaly(
     device: str,
     overwrite: bool,
 ) -> None:
-    """Find what is unusual: error maps and scores, of slices and of subjects.
+    """Find what is unusual: error maps and scores.
 
     By default of the run's test split. What a model that learned from healthy images rebuilds badly, or calls by rare
     codes, is unusual. Overlays and tables; of NIfTI files NIfTI files, in their own space. Where masks or labels tell
@@ -199,7 +196,7 @@ def sample(
     device: str,
     overwrite: bool,
 ) -> None:
-    """New images: drawn from a VAE's prior, or on the way between two images.
+    """New images: from a VAE's prior, or between two images.
 
     Beside each image stand the training images nearest to it, so that a copy would be seen, and it is said whether any
     is nearer to one than real unseen images are. A volume's id or subject means its middle slice, ID#20 another one.
@@ -234,3 +231,26 @@ def sample(
     )
     console.show(sample_text(summary, out))
     console.data(summary)
+
+
+@click.command()
+@click.argument("codes", type=click.Path(path_type=Path))
+@options.path_option("--out", metavar="DIR", required=True, help="Folder for the PNG files.")
+@options.path_option("--run", metavar="RUN", help="Run folder of the model. [default: the one that CODES lies in]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Decode the first N samples only.")
+@options.device_option
+@options.common
+def decode(console: Console, codes: Path, out: Path, run: Path | None, limit: int | None, device: str) -> None:
+    """Turn codes back into images.
+
+    \b
+    Example:  toolkit decode runs/cats/codes --out back/ --limit 20
+    """
+    from toolkit_datasets.codes import open_codes
+
+    from .pipeline import decode_codes, find_model
+
+    store = open_codes(codes)
+    count = decode_codes(store, find_model(store, run), out, limit=limit, device=device, progress=console.progress)
+    console.show(f"{count:,} images in {out}")
+    console.data({"images": count, "folder": str(out)})
