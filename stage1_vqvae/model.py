@@ -51,6 +51,7 @@ class VQVAE(Autoencoder):
             depth=card.fine_depth,
             decay=settings.decay,
             restart=settings.restart,
+            gradient=settings.gradient,
         )
         if self.summaries:
             width = sum(level.quantizer.dim for level in self.summaries)

@@ -1,4 +1,4 @@
-"""The vector quantiser: a codebook of moving averages with a straight-through gradient.
+"""The vector quantiser: a codebook of moving averages, and a gradient that gets past it.
 
 van den Oord, Vinyals & Kavukcuoglu, "Neural discrete representation learning" (2017), appendix A.1, with two
 departures: codes that nobody uses move to where they are needed (as in Dhariwal et al., "Jukebox", 2020, but drawn by
@@ -9,6 +9,7 @@ counts and sums start consistent, so the quotient is a mean of latents from the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,16 @@ from .distributed import ALONE, Share, World
 from .kmeans import drawn_points, kmeans
 from .nearest import distances_to, nearest
 
+Gradient = Literal["rotation", "straight-through"]
+SMALL = 1e-6  # a vector no longer than this has no direction
+
 
 @dataclass(frozen=True)
 class Quantized:
     """What one pass through the quantiser gives."""
 
     latents: Tensor  # (B, D, h, w) float32, before quantisation; carries the gradient of the commitment
-    vectors: Tensor  # (B, D, h, w) float32, the codes; their gradient goes straight through to the latents
+    vectors: Tensor  # (B, D, h, w) float32, the codes; their gradient goes on to the latents
     indices: Tensor  # (B, R, h, w) long
 
 
@@ -39,9 +43,19 @@ class Quantizer(nn.Module):
     counts: Tensor  # (R, K) moving average of how many tokens of a step each code gets
     sums: Tensor  # (R, K, D) moving average of the sum of those tokens
 
-    def __init__(self, codes: int, dim: int, *, depth: int = 1, decay: float = 0.99, restart: float = 0.0) -> None:
+    def __init__(
+        self,
+        codes: int,
+        dim: int,
+        *,
+        depth: int = 1,
+        decay: float = 0.99,
+        restart: float = 0.0,
+        gradient: Gradient = "straight-through",
+    ) -> None:
         super().__init__()
         self.codes, self.dim, self.depth, self.decay, self.restart = codes, dim, depth, decay, restart
+        self.past = _Rotation if gradient == "rotation" else _StraightThrough
         start = torch.randn(depth, codes, dim)
         self.register_buffer("codebook", start)
         self.register_buffer("counts", torch.ones(depth, codes))
@@ -58,7 +72,7 @@ class Quantizer(nn.Module):
                 left = left - codebook[chosen[-1]]
         indices = torch.stack(chosen, 1).view(b, h, w, self.depth).permute(0, 3, 1, 2)
         # The value is the code to the bit: latents + (codes - latents) would differ from it by rounding.
-        return Quantized(latents, _StraightThrough.apply(latents, self.lookup(indices)), indices)
+        return Quantized(latents, self.past.apply(latents, self.lookup(indices)), indices)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Vectors (B, D, h, w) float32 of `indices` (B, R, h, w): the sum over R, from the first depth on."""
@@ -178,3 +192,35 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+class _Rotation(torch.autograd.Function):
+    """Forward: the codes. Backward: the gradient is turned and scaled as the codes are from the latents.
+
+    Fifty et al., "Restructuring vector quantization with the rotation trick" (2024): with R the rotation that takes the
+    direction of a latent e to that of its code q, the code is |q| / |e| R e, and that matrix is taken for a constant.
+    The angle between gradient and code becomes the one between gradient and latent, so latents on different sides of a
+    code are moved differently. Handed on unchanged, the gradient drives latents outwards in a long training, the codes
+    lag behind, and many die (docs/experiments.md).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(latents, codes)
+        return codes.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        latents, codes = ctx.saved_tensors  # (B, D, h, w)
+        length, of_code = latents.norm(dim=1, keepdim=True), codes.norm(dim=1, keepdim=True)
+        e, q = latents / length.clamp_min(SMALL), codes / of_code.clamp_min(SMALL)
+        middle = F.normalize(e + q, dim=1)
+        # The transpose of R = 1 - 2 m m' + 2 q e', with m the direction in the middle: two reflections.
+        turned = gradient - 2 * middle * _along(middle, gradient) + 2 * e * _along(q, gradient)
+        both = (length > SMALL) & (of_code > SMALL)
+        return torch.where(both, turned * (of_code / length.clamp_min(SMALL)), gradient), None
+
+
+def _along(direction: Tensor, vectors: Tensor) -> Tensor:
+    """Inner products over the channels (B, 1, h, w)."""
+    return (direction * vectors).sum(1, keepdim=True)

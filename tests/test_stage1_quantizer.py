@@ -1,4 +1,4 @@
-"""The quantiser: moving averages, restart, and the gradient that goes straight through."""
+"""The quantiser: moving averages, restart, and the gradient that gets past the codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from stage1_vqvae.kmeans import kmeans, spread, weighted_choice
 from stage1_vqvae.nearest import nearest
@@ -30,6 +31,29 @@ def test_straight_through_value_is_the_code_and_gradient_is_the_identity() -> No
     (quantized.vectors * weight).sum().backward()
     assert torch.equal(latents.grad, weight)
     assert quantized.indices.shape == (2, 1, 3, 5)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_rotated_gradient_is_that_of_another_implementation(depth: int) -> None:
+    """Oracle: `rotate_to` of vector-quantize-pytorch, which autograd differentiates."""
+    quantizer = Quantizer(20, 4, depth=depth, gradient="rotation")
+    latents = normal(2, 4, 3, 5).requires_grad_()
+    quantized = quantizer(latents)
+    assert torch.equal(quantizer.lookup(quantized.indices), quantized.vectors)
+    weight = normal(2, 4, 3, 5, seed=3)
+    (quantized.vectors * weight).sum().backward()
+    points = tokens(latents.detach()).requires_grad_()
+    (rotate_to(points, tokens(quantized.vectors.detach())) * tokens(weight)).sum().backward()
+    torch.testing.assert_close(tokens(latents.grad), points.grad)
+
+
+def test_a_vector_without_direction_hands_its_gradient_on() -> None:
+    quantizer = Quantizer(2, 3, gradient="rotation")
+    quantizer.codebook.copy_(torch.tensor([[[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]]))
+    latents = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]).t().reshape(1, 3, 1, 2).requires_grad_()  # both code 0
+    weight = normal(1, 3, 1, 2)
+    (quantizer(latents).vectors * weight).sum().backward()
+    assert torch.equal(latents.grad, weight)
 
 
 def test_forward_changes_nothing_and_update_follows_the_lookup() -> None:
