@@ -51,7 +51,7 @@ class VQVAE(Autoencoder):
             depth=card.fine_depth,
             decay=settings.decay,
             restart=settings.restart,
-            gradient=settings.gradient,
+            gradient=card.gradient,
         )
         if self.summaries:
             width = sum(level.quantizer.dim for level in self.summaries)

@@ -73,6 +73,19 @@ def test_pictures_get_more_codes_beside_levels_that_sum_them_up(overrides: tuple
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "gradient"),
+    [
+        ((), "rotation"),
+        (("train.objective=reconstruct",), "straight-through"),
+        (("train.objective=reconstruct", "vqvae.depth=2"), "rotation"),
+        (("vqvae.gradient=straight-through",), "straight-through"),
+    ],
+)
+def test_the_gradient_is_rotated_past_several_codes(overrides: tuple[str, ...], gradient: str) -> None:
+    assert load_card("cats-vs-dogs", overrides).gradient == gradient
+
+
 @pytest.mark.parametrize(("sets", "batch"), [((16,), 250), ((64,), 250), ((128,), 62), ((1024,), 1), ((128, 100), 100)])
 def test_large_images_are_encoded_fewer_at_once(sets: tuple[int, ...], batch: int) -> None:
     keys = ("image.size", "encode.batch_size")

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -124,6 +124,17 @@ class Card(Part):
         whatever the picture is, so the pictures should be worth it (docs/experiments.md).
         """
         return self.vqvae.depth or (4 if self.train.objective == "agree" else 1)
+
+    @property
+    def gradient(self) -> Literal["rotation", "straight-through"]:
+        """How the decoder's gradient gets past the codes of the VQ-VAE's own level.
+
+        As published, unless there are several codes at each place, which die in a long training
+        (docs/decisions/0013-rotation.md).
+        """
+        if self.vqvae.gradient != "auto":
+            return self.vqvae.gradient
+        return "rotation" if self.fine_depth > 1 else "straight-through"
 
     @property
     def encode_batch(self) -> int:

@@ -103,17 +103,17 @@ class VQVAE(Part):
     depth: int = Field(0, ge=0)  # residual codes at each place, sharper pictures; 0: one, or four of objective `agree`
     code_dim: int = Field(64, ge=1)
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
-    gradient: Literal["rotation", "straight-through"] = "rotation"  # past the codes; as published codes die in the end
+    gradient: Literal["auto", "rotation", "straight-through"] = "auto"  # past the codes; auto: rotation where depth > 1
     decay: float = Field(0.9975, gt=0, lt=1)  # of the codebook's averages: over 6,400 images; 0.99 forgets rare codes
     restart: float = Field(0.05, ge=0, lt=1)  # a code used less than this share of an even share is moved; 0: never
 
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, data: Any) -> Any:
-        """The thesis's codebook size was not published: 128 is our choice, and may be another; so may the gradient."""
+        """The codebook size of the thesis was not published: 128 is our choice, and may be another."""
         if not isinstance(data, Mapping) or data.get("network") != "thesis":
             return data
-        return {"codebook_size": 128, "gradient": "straight-through", **_fixed("vqvae", data, stride=64, code_dim=16)}
+        return {"codebook_size": 128, **_fixed("vqvae", data, stride=64, code_dim=16)}
 
 
 class VAE(Part):
