@@ -150,7 +150,9 @@ def test_every_test_sample_is_read_once_however_many_draws_there_are(
         return indices(self, level, rows)
 
     monkeypatch.setattr(Codes, "indices", counted)
-    monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 1 << 10)  # blocks of 16 rows
+    level = codes.info.levels[0]
+    row = 12 * level.dim * level.height * level.width  # bytes: its vectors, turned, and the codes that they are
+    monkeypatch.setattr("stage2_probe.features.BLOCK_BYTES", 16 * row)
     probe(codes, QUICK.model_copy(update={"curve": (10, 20, 50)}), seed=0, out=tmp_path)
     assert max(map(len, read)) == 16
     times = np.bincount(np.concatenate(read), minlength=len(codes))
