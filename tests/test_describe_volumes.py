@@ -53,7 +53,7 @@ def test_facts_of_volumes_and_people(cohort: Path) -> None:
         "12 axial slices a volume, evenly in the whole head, at ",
         "Guys (7), IOP (3)",
         "SEX_ID: 1 (4), 2 (4)",
-        "2 of 10 subjects have no label in IXI.csv: 2 no row in IXI.csv (IXI008, IXI009)",
+        "2 of 10 subjects have no label in IXI.csv: 2 with no row in IXI.csv (IXI008, IXI009)",
     ):
         assert words in text
     assert "crop" not in text, "which does not apply to volumes"

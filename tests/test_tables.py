@@ -66,7 +66,11 @@ def test_ixi_s_spreadsheet_in_every_format(suffix: str, tmp_path: Path) -> None:
         ("IXI016", f"no row in IXI{suffix}"),
     )
     assert scan.notes[0] == f"1 rows of IXI{suffix} match no file"
-    for word in ("2 of 6 subjects have no label", "1 rows in conflict (IXI013 (", f"1 no row in IXI{suffix} (IXI016)"):
+    for word in (
+        "2 of 6 subjects have no label",
+        "1 with rows in conflict (IXI013 (",
+        f"1 with no row in IXI{suffix} (IXI016)",
+    ):
         assert word in scan.notes[1]
     assert scan.demographics[SEX] == {"1": 3, "2": 3}
 

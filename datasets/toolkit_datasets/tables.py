@@ -254,7 +254,7 @@ def _excluded(exclusions: Mapping[str, str], samples: pd.DataFrame, table: Path)
         kind, _, detail = reason.partition(": ")
         by_reason[kind].append(f"{subject} ({detail})" if detail else subject)
     parts = [
-        f"{len(names)} {reason} ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})"
+        f"{len(names)} with {reason} ({', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''})"
         for reason, names in by_reason.items()
     ]
     return [f"{len(exclusions)} of {everyone} subjects have no label in {table.name}: {'; '.join(parts)}"]
