@@ -25,7 +25,8 @@ from toolkit_datasets.errors import ToolkitError
 from toolkit_datasets.processes import Process
 
 ROOT = Path(__file__).parent.parent
-TOLERANCE = 5e-5  # of weights after ten steps: sums are rounded in another order; measured 1.5e-5 and less
+TOLERANCE = 1e-5  # of weights after ten steps: sums are rounded in another order; measured 1e-6 and less
+ROTATED = 5e-5  # the same: Adam makes a whole step of a gradient near zero; measured 1.4e-5, in one weight
 
 
 def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
@@ -62,24 +63,24 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_same(ours: Path, theirs: Path) -> None:
+def assert_same(ours: Path, theirs: Path, tolerance: float = TOLERANCE) -> None:
     """Weights, codebooks and histories agree to the tolerance."""
     a, b = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
     assert a.keys() == b.keys()
     for name, value in a.items():
         scale = max(1.0, float(value.double().abs().max()))
-        assert torch.allclose(value.double(), b[name].double(), atol=TOLERANCE * scale, rtol=0), name
+        assert torch.allclose(value.double(), b[name].double(), atol=tolerance * scale, rtol=0), name
     for history in ours.glob("history*.csv"):
         mine, other = pd.read_csv(history), pd.read_csv(theirs / history.name)
         assert mine.columns.tolist() == other.columns.tolist()
         for column in set(mine) - {"seconds", "images_per_second"}:
-            wide = 0.01 if "psnr" in column else 10 * TOLERANCE  # a batch's PSNR is the mean of its shares'
-            assert np.allclose(mine[column], other[column], rtol=10 * TOLERANCE, atol=wide), column
+            wide = 0.01 if "psnr" in column else 10 * tolerance  # a batch's PSNR is the mean of its shares'
+            assert np.allclose(mine[column], other[column], rtol=10 * tolerance, atol=wide), column
 
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_take_the_steps_of_one(name: str, one: Path, two: Path) -> None:
-    assert_same(one / name, two / name)
+    assert_same(one / name, two / name, ROTATED if name == "rotated" else TOLERANCE)
     metrics = [json.loads((folder / name / "metrics.json").read_text()) for folder in (one, two)]
     assert metrics[1]["processes"] == 2
     assert "processes" not in metrics[0]

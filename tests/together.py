@@ -18,8 +18,10 @@ COARSE = {"stride": 4, "width": 8, "patterns": 3, "grid": 2, "codebook_size": 8,
 AGREE = {"epochs": 2, "batch_size": 30, "hidden": 16, "projection": 8}
 EXACT = {"precision": "float32", "epochs": 2}
 NOISY = {"noise": 0.1, "mask": 0.2}
+RESIDUAL = {"restart": 0.5, "depth": 2}
 TRAININGS = {  # name -> tables of the card
-    "reconstruct": {"vqvae": {"restart": 0.5, "depth": 2}, "tables": {"corrupt": NOISY}},
+    "reconstruct": {"vqvae": RESIDUAL | {"gradient": "straight-through"}, "tables": {"corrupt": NOISY}},
+    "rotated": {"vqvae": RESIDUAL, "tables": {"corrupt": NOISY}},
     "agree": {"objective": "agree", "tables": {"coarse": COARSE, "agree": AGREE}},
     "vae": {"objective": "vae", "tables": {"vae": {"stride": 4, "width": 8, "blocks": 1, "latent_dim": 4}}},
 }
