@@ -105,13 +105,13 @@ class Turns:
         self.seconds: dict[str, list[float]] = {name: [] for name in ["ours", *(other.name for other in others)]}
 
     @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[Turns]:
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Turns]:
         self.training = title == "train"
         self.began = time.perf_counter()
         yield self
 
     def update(self, n: int = 1) -> None:
-        if not (self.training and n):
+        if not self.training:
             return
         self.seconds["ours"].append(time.perf_counter() - self.began)
         for other in self.others:

@@ -115,8 +115,7 @@ def encode(
         part=part_of,
     )
     del manifest  # the store has its own, and `open_codes` reads it: two would be held
-    with writer, show.bar("encode", len(rows), "images") as bar:
-        bar.update(writer.rows_done)
+    with writer, show.bar("encode", len(rows), "images", done=writer.rows_done) as bar:
         # Whole batches again from the one that holds the first missing row: every batch is the one it would have been.
         first, skip = divmod(writer.rows_done, size)
         if writer.rows_done == len(rows):

@@ -126,11 +126,11 @@ def train(
         loss_of = world.parallel(phase, learners)
 
         batches: list[np.ndarray] = []
+        done = state.step * len(training) // per_epoch
         with (
-            show.bar(phase.name, epochs * len(training), "images") as bar,
+            show.bar(phase.name, epochs * len(training), "images", done=done) as bar,
             Interrupt(patient=world.size > 1) as interrupt,
         ):
-            bar.update(state.step * len(training) // per_epoch)
             for step in range(state.step, steps):
                 tick = time.perf_counter()
                 epoch, place_in_epoch = divmod(step, per_epoch)

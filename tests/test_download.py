@@ -47,8 +47,9 @@ class Watching:
         self.seen: list[tuple[str, int, str]] = []
         self.counted: list[int] = []
 
-    def bar(self, title: str, total: int, unit: str) -> Watching:
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> Watching:
         self.seen.append((title, total, unit))
+        self.counted.append(done)
         return self
 
     def say(self, line: str) -> None: ...

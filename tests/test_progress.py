@@ -20,6 +20,17 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
     assert len(lines) == 3
 
 
+def test_work_of_an_earlier_sitting_does_not_hurry_the_clock(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Terminal(bars=False).bar("train", 1000, "images", done=900) as bar:
+        for _ in range(3):
+            bar.update(10)
+    assert capsys.readouterr().err == "train: 930 of 1,000 images, 1/s, 70 s left\n"
+
+
 def test_someone_who_watches_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     terminal = Terminal()

@@ -57,12 +57,12 @@ class Acting:
         self.postfix = ""
 
     @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[Acting]:
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Acting]:
         self.title = title
         yield self
 
     def update(self, n: int = 1) -> None:
-        if n and self.title in ("agree", "train"):
+        if self.title in ("agree", "train"):
             self.seen += 1
             if self.seen == self.at:
                 self.act()

@@ -168,11 +168,10 @@ def _decode_all(
         with (
             partial_table.open("a" if done else "w", encoding="utf-8", newline="") as journal,
             ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-            progress.bar("decode", sum(sizes), unit) as bar,
+            progress.bar("decode", sum(sizes), unit, done=done) as bar,
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; what matters becomes a status
-            bar.update(done)
             lines = csv.writer(journal, lineterminator="\n")
             if not done:
                 lines.writerow(COLUMNS)

@@ -199,9 +199,9 @@ def _transfer(url: str, partial: Path, progress: Progress) -> bool:
         total = have + int(length) if length else None
         if total is not None and total - have > shutil.disk_usage(partial.parent).free:
             raise OSError(errno.ENOSPC, f"{total - have:,} bytes are needed")
-        shown = progress.bar(f"downloading {partial.stem}", -(-(total or 0) // BLOCK), "MiB")
+        title = f"downloading {partial.stem}"
+        shown = progress.bar(title, -(-(total or 0) // BLOCK), "MiB", done=have // BLOCK)
         with partial.open("ab" if goes_on else "wb") as file, shown as bar:
-            bar.update(have // BLOCK)
             while block := response.read(BLOCK):
                 file.write(block)
                 bar.update((have + len(block)) // BLOCK - have // BLOCK)

@@ -24,8 +24,8 @@ class Bar(Protocol):
 class Progress(Protocol):
     """What long work is handed: opens bars, and says a line."""
 
-    def bar(self, title: str, total: int, unit: str) -> AbstractContextManager[Bar]:
-        """Open a bar over `total` items, counted in `unit`s."""
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> AbstractContextManager[Bar]:
+        """Open a bar over `total` items, counted in `unit`s; `done` of them are from an earlier sitting."""
 
     def say(self, line: str) -> None:
         """Show one line of information."""
@@ -43,7 +43,7 @@ class Silent:
     """Shows nothing: the default of every library call."""
 
     @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[Bar]:
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
         """Open a bar that is never drawn."""
         yield _SilentBar()
 
@@ -57,9 +57,10 @@ SILENT = Silent()
 class _LineBar:
     """A bar for logs: a line of its own now and then, and nothing for short work."""
 
-    def __init__(self, title: str, total: int, unit: str, say: Callable[[str], None]) -> None:
+    def __init__(self, title: str, total: int, unit: str, done: int, say: Callable[[str], None]) -> None:
         self._title, self._total, self._unit, self._say = title, total, unit, say
-        self._done, self._remark = 0, ""
+        self._earlier = self._done = done
+        self._remark = ""
         self._began = self._last = time.monotonic()
 
     def update(self, n: int = 1) -> None:
@@ -68,7 +69,7 @@ class _LineBar:
         now = time.monotonic()
         if now - self._last >= LINE_EVERY:
             self._last = now
-            rate = self._done / (now - self._began)
+            rate = (self._done - self._earlier) / (now - self._began)
             line = f"{self._title}: {self._done:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"
             if rate and self._total:
                 line += f", {rate:,.0f}/s, {(self._total - self._done) / rate:,.0f} s left"
@@ -86,14 +87,15 @@ class Terminal:
         self.bars = sys.stderr.isatty() if bars is None else bars
 
     @contextmanager
-    def bar(self, title: str, total: int, unit: str) -> Iterator[Bar]:
+    def bar(self, title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
         """Open a bar with rate and time left."""
         if not self.bars:
-            yield _LineBar(title, total, unit, self.say)
+            yield _LineBar(title, total, unit, done, self.say)
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, desc=title, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True) as bar:
+        shown = {"desc": title, "unit": f" {unit}", "dynamic_ncols": True}
+        with tqdm(total=total, initial=done, file=sys.stderr, **shown) as bar:
             yield bar
 
     def say(self, line: str) -> None:
