@@ -48,7 +48,7 @@ class VQVAE(Autoencoder):
         self.quantizer = Quantizer(
             settings.codebook_size,
             settings.code_dim,
-            depth=card.fine_depth,
+            depth=settings.depth,
             decay=settings.decay,
             restart=settings.restart,
             gradient=card.gradient,

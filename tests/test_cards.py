@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from stage1_vqvae.model import CODES, FINE, levels_of
 from toolkit_datasets.card import card_from, card_names, card_text, load_card
 from toolkit_datasets.errors import ToolkitError
 
@@ -44,7 +43,8 @@ def test_overrides_are_read_as_toml_and_else_as_text() -> None:
         ("vqvae.codebok_size=3", ["vqvae.codebok_size", "codebook_size", "code_dim"]),
         ("colour=red", ["colour", "image", "split"]),
         ("image.size=3", ["image.size", "8"]),
-        ("image.size=60", ["60", "vqvae.stride = 8", "64"]),
+        ("image.size=62", ["62", "vqvae.stride = 4", "64"]),
+        ("image.size=60", ["60 px", "coarse.stride = 16", "image.size=64"]),
         ("split.test=1.5", ["split.test", "1.5", "share"]),
         ("split.test=-3", ["split.test", "-3"]),
         ("probe.classifier=forest", ["probe.classifier", "forest", "logistic"]),
@@ -62,24 +62,12 @@ def test_a_wrong_override_names_the_key_the_value_and_the_choices(override: str,
 
 
 @pytest.mark.parametrize(
-    ("overrides", "depth"), [((), 4), (("train.objective=reconstruct",), 1), (("vqvae.depth=2",), 2)]
-)
-def test_pictures_get_more_codes_beside_levels_that_sum_them_up(overrides: tuple[str, ...], depth: int) -> None:
-    card = load_card("cats-vs-dogs", overrides)
-    assert card.fine_depth == depth
-    assert {level.name: level.depth for level in levels_of(card) if level.name in (CODES, FINE)} in (
-        {CODES: depth},
-        {FINE: depth},
-    )
-
-
-@pytest.mark.parametrize(
     ("overrides", "gradient"),
     [
-        ((), "rotation"),
-        (("train.objective=reconstruct",), "straight-through"),
+        ((), "straight-through"),
+        (("vqvae.depth=2",), "rotation"),
         (("train.objective=reconstruct", "vqvae.depth=2"), "rotation"),
-        (("vqvae.gradient=straight-through",), "straight-through"),
+        (("vqvae.depth=2", "vqvae.gradient=straight-through"), "straight-through"),
     ],
 )
 def test_the_gradient_is_rotated_past_several_codes(overrides: tuple[str, ...], gradient: str) -> None:

@@ -38,13 +38,13 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def agreeing(**tables: object) -> Prepared:
+def agreeing(vqvae: dict[str, object] | None = None, **tables: object) -> Prepared:
     """The digits with a coarse level: 6 steps of agreement, then 15 of reconstruction."""
     own = {
         "coarse": {"stride": 4, "width": 8, "patterns": 3, "grid": 2, "codebook_size": 8, "depth": 3},
         "agree": {"epochs": 2, "batch_size": 30, "hidden": 16, "projection": 8},
     }
-    return digits(objective="agree", tables=own | tables)
+    return digits(objective="agree", vqvae=vqvae, tables=own | tables)
 
 
 def placed(images: Tensor, matrix: list[list[float]], size: int) -> Tensor:
@@ -166,7 +166,7 @@ def test_what_an_agreeing_training_leaves_behind(run: Path) -> None:
         ("agree", 2, AGREE_STEPS),
         ("train", 3, 15),
     ]
-    assert metrics["bits_per_pixel"] == pytest.approx((4 * 4 * 4 + 2 * 3 * 4 * 3) / 64)
+    assert metrics["bits_per_pixel"] == pytest.approx((4 * 4 + 2 * 3 * 4 * 3) / 64)
     assert metrics["levels"]["coarse"]["bits_per_pixel"] == pytest.approx(3 * 4 * 3 / 64)
     assert np.array(metrics["code_counts"]["coarse"]).shape == (3, 8)
     assert metrics["codebook_usage"] == min(level["usage"] for level in metrics["levels"].values())
@@ -273,8 +273,9 @@ def test_all_levels_are_stored_and_decode_to_what_the_model_gives(
 
 
 def large() -> Prepared:
-    """Colour images of 16 px, of which the coarse level sees 8."""
+    """Colour images of 16 px, of which the coarse level sees 8; two fine codes at each place."""
     prepared = agreeing(
+        vqvae={"depth": 2},
         image={"size": 16, "channels": 3},
         coarse={"size": 8, "stride": 4, "width": 8, "patterns": 0, "codebook_size": 8, "depth": 3},
     )
@@ -286,7 +287,7 @@ def large() -> Prepared:
 def test_colour_images_larger_than_the_coarse_level_sees(tmp_path: Path) -> None:
     prepared = large()
     metrics = train(prepared, tmp_path / "stage1", device="cpu")
-    assert metrics["bits_per_pixel"] == pytest.approx((16 * 4 * 4 + 3 * 3) / 256)
+    assert metrics["bits_per_pixel"] == pytest.approx((16 * 4 * 2 + 3 * 3) / 256)
     store = encode(tmp_path / "stage1", prepared, np.arange(100), tmp_path / "c.h5", format="h5", content="vectors")
     assert store.vectors("fine").shape == (100, 4, 4, 4)
     assert store.vectors("coarse").shape == (100, 16, 1, 1)
@@ -344,7 +345,7 @@ def test_large_sets_take_fewer_epochs(tmp_path: Path) -> None:
 def test_random_codes_have_all_levels() -> None:
     prepared = agreeing()
     indices, codebooks = random_codes(prepared.card, prepared.images, np.arange(80, 100), np.arange(80), device="cpu")
-    assert indices["fine"].shape == (20, 4, 2, 2)
+    assert indices["fine"].shape == (20, 1, 2, 2)
     assert indices["coarse"].shape == (20, 3, 2, 2)
     assert codebooks["coarse"].shape == (3, 8, 16)
     assert codebooks["patterns"].shape == (3, 8, 12)

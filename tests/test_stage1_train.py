@@ -326,7 +326,7 @@ def test_a_setting_that_did_not_exist_at_the_time_stood_at_its_default(uninterru
     assert about["settings"].pop("vqvae.network") == "default"
     (folder / "model.json").write_text(json.dumps(about))
     train(digits(), folder, device="cpu", resume=True)
-    about["settings"].pop("vqvae.stride")  # the card's default is not what this training has
+    about["settings"].pop("vqvae.width")  # the card's default is not what this training has
     (folder / "model.json").write_text(json.dumps(about))
-    with pytest.raises(ToolkitError, match=r"vqvae\.stride was 8 and is now 4"):
+    with pytest.raises(ToolkitError, match=r"vqvae\.width was 64 and is now 8"):
         train(digits(), folder, device="cpu", resume=True)

@@ -46,7 +46,7 @@ def model_text(card: Card, learners: int) -> str:
         return f"{network} of {card.vae.latent_dim} latents that are not quantised; {card.train.epochs} epochs"
     fine, coarse = card.vqvae, card.coarse
     side = card.image.size // fine.stride
-    depth = f"{card.fine_depth} x " if card.fine_depth > 1 else ""
+    depth = f"{fine.depth} x " if fine.depth > 1 else ""
     text = f"{side}x{side} codes from {depth}{fine.codebook_size} ({fine.code_dim} dimensions)"
     network = "the thesis's VQ-VAE" if fine.network == "thesis" else "VQ-VAE"
     if card.train.objective == "reconstruct":

@@ -78,7 +78,8 @@ class Card(Part):
         if size % coarse.stride:
             raise ValueError(
                 f"the coarse level sees images of {size} px, which coarse.stride = {coarse.stride} does not divide: "
-                "set coarse.stride or coarse.size"
+                f"choose a multiple, such as image.size={max(1, round(size / coarse.stride)) * coarse.stride}, or set "
+                "coarse.stride or coarse.size"
             )
         largest = min(size // coarse.stride, self.image.size // self.vqvae.stride)
         if coarse.grid > largest:
@@ -117,15 +118,6 @@ class Card(Part):
         return min(self.image.size, self.coarse.size)
 
     @property
-    def fine_depth(self) -> int:
-        """Residual codes at each place of the VQ-VAE's own level.
-
-        One is the VQ-VAE as published. Beside levels that sum the picture up there are four: those levels cost 64 bytes
-        whatever the picture is, so the pictures should be worth it (docs/experiments.md).
-        """
-        return self.vqvae.depth or (4 if self.train.objective == "agree" else 1)
-
-    @property
     def gradient(self) -> Literal["rotation", "straight-through"]:
         """How the decoder's gradient gets past the codes of the VQ-VAE's own level.
 
@@ -134,7 +126,7 @@ class Card(Part):
         """
         if self.vqvae.gradient != "auto":
             return self.vqvae.gradient
-        return "rotation" if self.fine_depth > 1 else "straight-through"
+        return "rotation" if self.vqvae.depth > 1 else "straight-through"
 
     @property
     def encode_batch(self) -> int:

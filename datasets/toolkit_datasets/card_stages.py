@@ -89,19 +89,19 @@ class Coarse(Part):
     patterns: int = Field(64, ge=0)  # small patterns that are looked for beside what the trunk sees; 0: no such level
     grid: int = Field(1, ge=1)  # places with codes along each side; 1: the image as a whole
     codebook_size: int = Field(256, ge=2, le=65536)
-    depth: int = Field(32, ge=1)  # codes at each place and level, each from a codebook of its own: 32 bytes
+    depth: int = Field(24, ge=1)  # codes at each place and level, each from a codebook of its own: 24 bytes
 
 
 class VQVAE(Part):
     """Stage 1's model, but for objective `vae`."""
 
     network: Literal["default", "thesis"] = "default"  # thesis: its own widths, stride 64, code_dim 16
-    stride: Literal[2, 4, 8, 16, 32, 64] = 8  # pixels per code along each side
+    stride: Literal[2, 4, 8, 16, 32, 64] = 4  # pixels per code along each side
     width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
     blocks: int = Field(2, ge=0)  # residual blocks at code resolution, in the encoder and in the decoder
-    codebook_size: int = Field(512, ge=2, le=65536)
-    depth: int = Field(0, ge=0)  # residual codes at each place, sharper pictures; 0: one, or four of objective `agree`
-    code_dim: int = Field(64, ge=1)
+    codebook_size: int = Field(1024, ge=2, le=65536)
+    depth: int = Field(1, ge=1)  # residual codes at each place
+    code_dim: int = Field(16, ge=1)
     commitment: float = Field(0.25, ge=0)  # beta of van den Oord et al. 2017
     gradient: Literal["auto", "rotation", "straight-through"] = "auto"  # past the codes; auto: rotation where depth > 1
     decay: float = Field(0.9975, gt=0, lt=1)  # of the codebook's averages: over 6,400 images; 0.99 forgets rare codes

@@ -94,8 +94,8 @@ class Terminal:
             return
         from tqdm import tqdm
 
-        shown = {"desc": title, "unit": f" {unit}", "dynamic_ncols": True}
-        with tqdm(total=total, initial=done, file=sys.stderr, **shown) as bar:
+        shown = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True)
+        with shown as bar:
             yield bar
 
     def say(self, line: str) -> None:
