@@ -31,6 +31,7 @@ lint: $(STAMP)       ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 bench: $(STAMP)      ## speed as ratios against peers and limits
 	$(BIN)/python benchmarks/run.py

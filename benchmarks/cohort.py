@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from measure import Watched, alternate, machine, toolkit, watched  # benchmarks/measure.py
+from nibabel.affines import apply_affine
 from nibabel.processing import resample_from_to
 
 SHAPE, SPACING = (256, 256, 150), (0.9375, 0.9375, 1.2)  # of IXI, stored sagittally: P, S, R
@@ -31,7 +32,7 @@ def write_cohort(scan: Path, folder: Path, people: int) -> None:
     """The scans; those that are there stay."""
     folder.mkdir(parents=True, exist_ok=True)
     source = nib.load(scan)
-    centre = nib.affines.apply_affine(source.affine, (np.array(source.shape[:3]) - 1) / 2)
+    centre = apply_affine(source.affine, (np.array(source.shape[:3]) - 1) / 2)
     axes = np.zeros((3, 3))
     for column, (row, sign) in enumerate(((1, -1), (2, 1), (0, 1))):  # to the back, upwards, to the right
         axes[row, column] = sign * SPACING[column]

@@ -102,9 +102,9 @@ def row(
     note: str = "",
 ) -> Row:
     """Pictures a second of both sides, and the ratios turn by turn."""
-    rates = [f"{IMAGES / statistics.median(took[side]):,.0f}/s" for side in (ours, other)]
+    mine, theirs = (f"{IMAGES / statistics.median(took[side]):,.0f}/s" for side in (ours, other))
     ratios = tuple(b / a for a, b in zip(took[ours], took[other], strict=True))
-    return Row(name, what, *rates, ratios, target=target, note=note)
+    return Row(name, what, mine, theirs, ratios, target=target, note=note)
 
 
 @dataclass(frozen=True)

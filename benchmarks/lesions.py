@@ -105,7 +105,7 @@ class Bench:
         """As `toolkit anomaly` does."""
         keys = [("error", recipe, True), ("surprise", recipe, False)]
         parts = [(found.scores[key] - self.healthy[key].mean()) / self.healthy[key].std() for key in keys]
-        return np.mean(parts, axis=0)
+        return np.asarray(np.mean(parts, axis=0))
 
 
 def bench(arguments: argparse.Namespace, recipes: list[Recipe], *, judged: str) -> Bench:

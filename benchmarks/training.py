@@ -183,7 +183,7 @@ class Other(ABC):
         decoded, pull = self.forward(images)
         loss = F.mse_loss(decoded, images) + pull
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
         loss.item()  # for the progress bar
@@ -205,8 +205,9 @@ class SameNetwork(Other):
 
     name = "usual"
     what = "the same network in float32 with vector-quantize-pytorch and plain AdamW"
+    model: torch.nn.ModuleDict
 
-    def network(self, card: Card) -> torch.nn.Module:
+    def network(self, card: Card) -> torch.nn.ModuleDict:
         from torch import nn
         from vector_quantize_pytorch import VectorQuantize
 
@@ -244,7 +245,7 @@ class Monai(Other):
     what = "MONAI's VQVAE at the same strides and widths"
 
     def network(self, card: Card) -> torch.nn.Module:
-        from monai.networks.nets import VQVAE
+        from monai.networks.nets.vqvae import VQVAE
 
         from stage1_vqvae.networks import channels_at
 
