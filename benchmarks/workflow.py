@@ -18,7 +18,7 @@ from typing import Any
 
 from measure import machine, toolkit, watched  # benchmarks/measure.py
 
-PLAIN = ("--overwrite", "--objective", "reconstruct", "--set", "probe.features=mean")
+PLAIN = ("--overwrite", "--objective", "reconstruct")
 
 
 def measured(*words: object, cache: Path) -> dict[str, Any]:

@@ -136,11 +136,11 @@ def test_what_auto_offers() -> None:
     def offered(levels: tuple[Level, ...], **keys: object) -> list[str]:
         return [str(each) for each in choices("auto", 2, levels, origin="s", **keys)]  # type: ignore[arg-type]
 
-    assert offered(ONE) == ["mean of codes", "cells 2x2 of codes", "histogram of codes"]
+    assert offered(ONE) == ["histogram of codes", "mean of codes", "cells 2x2 of codes"]
     assert offered(ONE, content="latents") == ["mean of codes", "cells 2x2 of codes"]
     assert offered(TWO) == ["mean of coarse", "cells 2x2 of coarse"]
     assert offered(TWO, wanted=["fine"]) == ["mean of fine", "cells 2x2 of fine"]  # residual codes are not counted
-    assert offered((Level("codes", 1, 9, 3, 1, 1),)) == ["mean of codes", "histogram of codes"]
+    assert offered((Level("codes", 1, 9, 3, 1, 1),)) == ["histogram of codes", "mean of codes"]
     equal = (Level("fine", 1, 6, 3, 4, 4), Level("coarse", 3, 5, 2, 4, 4))
     assert offered(equal) == ["mean of coarse", "cells 2x2 of coarse"]
 
