@@ -86,14 +86,11 @@ def figures(results: dict[str, Any]) -> dict[str, Any]:
 def tables(records: dict[str, Any]) -> str:
     """What stands between the markers of docs/experiments.md."""
     head = "PSNR | bits per pixel | codes in use | seconds | 100 labels | 1,000 labels |"
-    lines = []
-    for experiment in EXPERIMENTS:
-        found = records.get(experiment.name, {}).get("figures")
-        if found:
-            sets = " ".join(f"`{each}`" for each in experiment.sets)
-            lines.append(f"| {experiment.name} | {sets} | {row(found)} |")
-    if lines:
-        lines = [f"| name | what is set | {head}", "|---|---|---|---|---|---|---|---|", *lines]
+    logged = [each for each in EXPERIMENTS if "figures" in records.get(each.name, {})]
+    lines = [f"| name | what is set | {head}", "|---|---|---|---|---|---|---|---|"] if logged else []
+    for experiment in logged:
+        sets = " ".join(f"`{each}`" for each in experiment.sets)
+        lines.append(f"| {experiment.name} | {sets} | {row(records[experiment.name]['figures'])} |")
     for name, record in records.items():
         if "final" in record:
             lines += ["", f"Final rows of `{name}`, judged by the test images of split {FINAL_SPLIT}:", ""]

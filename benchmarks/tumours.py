@@ -18,7 +18,8 @@ from measure import machine, run_toolkit, trained  # benchmarks/measure.py
 HEALTHY_ONLY = (
     "train.objective=reconstruct",
     "train.epochs=12",
-    "vqvae.stride=4",
+    "vqvae.codebook_size=512",
+    "vqvae.code_dim=64",
     "source.only_matching=true",
     "source.patterns=['(?:.*/)?Training/(?P<label>notumor)/[^/]*?(?P<number>\\d*)\\.\\w+', "
     "'(?:.*/)?(?P<part>Testing)/(?P<label>[^/]+)/[^/]*?(?P<number>\\d*)\\.\\w+']",

@@ -45,6 +45,7 @@ def test_overrides_are_read_as_toml_and_else_as_text() -> None:
         ("image.size=3", ["image.size", "8"]),
         ("image.size=62", ["62", "vqvae.stride = 4", "64"]),
         ("image.size=60", ["60 px", "coarse.stride = 16", "image.size=64"]),
+        ("coarse.size=40", ["40 px", "coarse.stride = 16", "coarse.size=32"]),
         ("split.test=1.5", ["split.test", "1.5", "share"]),
         ("split.test=-3", ["split.test", "-3"]),
         ("probe.classifier=forest", ["probe.classifier", "forest", "logistic"]),

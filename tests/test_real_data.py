@@ -89,7 +89,7 @@ def test_a_folder_with_broken_pictures_runs_to_the_end(
 
 def test_a_small_model_learns_real_pictures_and_beats_the_mean_image(real_data: Path, tmp_path: Path) -> None:
     data = real_data / "cats_vs_dogs" / "train"
-    sets = [*SMALL, "image.size=32", "vqvae.stride=4", "train.epochs=8", "train.batch_size=16"]
+    sets = [*SMALL, "image.size=32", "train.epochs=8", "train.batch_size=16"]
     toolkit("train", "cats-vs-dogs", "--data", data, "--out", tmp_path / "run", "--limit", 1500, sets=sets)
     metrics = json.loads((tmp_path / "run" / "stage1" / "metrics.json").read_text())
     assert metrics["splits"].keys() >= {"labelled", "test"}

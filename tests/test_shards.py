@@ -348,7 +348,7 @@ def test_other_commands_are_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_shards_of_real_pictures(real_data: Path, tmp_path: Path) -> None:
-    sets = ["image.size=16", "vqvae.stride=4", "train.epochs=1", "encode.batch_size=50"]
+    sets = ["image.size=16", "train.epochs=1", "encode.batch_size=50"]
     words = ["cats-vs-dogs", "--data", real_data / "cats_vs_dogs" / "train", "--objective", "reconstruct"]
     toolkit("train", *words, "--out", tmp_path / "run", "--limit", 250, sets=sets)
     toolkit("encode", tmp_path / "run", "--out", tmp_path / "whole.h5")

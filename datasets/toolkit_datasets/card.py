@@ -61,8 +61,7 @@ class Card(Part):
             at_least = f" of at least {fewest * model.stride}" if fewest > 1 else ""
             raise ValueError(
                 f"image.size = {self.image.size} is not divisible by {table}.stride = {model.stride}: "
-                f"choose a multiple{at_least}, such as "
-                f"{max(fewest, round(self.image.size / model.stride)) * model.stride}"
+                f"choose a multiple{at_least}, such as {_multiple(self.image.size, model.stride, fewest=fewest)}"
             )
         if table == "vae" and self.encode.content != "latents":
             raise ValueError(
@@ -76,10 +75,11 @@ class Card(Part):
     def _coarse_fits(self) -> None:
         size, coarse = self.coarse_size, self.coarse
         if size % coarse.stride:
+            key, other = ("image.size", coarse.size) if size == self.image.size else ("coarse.size", self.image.size)
+            fits = min(_multiple(size, coarse.stride), max(other // coarse.stride, 1) * coarse.stride)
             raise ValueError(
                 f"the coarse level sees images of {size} px, which coarse.stride = {coarse.stride} does not divide: "
-                f"choose a multiple, such as image.size={max(1, round(size / coarse.stride)) * coarse.stride}, or set "
-                "coarse.stride or coarse.size"
+                f"choose a multiple, such as {key}={fits}, or another coarse.stride"
             )
         largest = min(size // coarse.stride, self.image.size // self.vqvae.stride)
         if coarse.grid > largest:
@@ -136,6 +136,11 @@ class Card(Part):
         It is pixels that take memory, so large images come a few at a time.
         """
         return self.encode.batch_size or max(1, min(ENCODED, ENCODED * 64**2 // self.image.size**2))
+
+
+def _multiple(size: int, stride: int, *, fewest: int = 1) -> int:
+    """The multiple of `stride` that is nearest to `size`, at least `fewest` of them."""
+    return max(fewest, round(size / stride)) * stride
 
 
 def _at(data: Mapping[str, Any], table: str) -> Mapping[str, Any]:

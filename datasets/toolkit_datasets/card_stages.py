@@ -97,7 +97,7 @@ class VQVAE(Part):
 
     network: Literal["default", "thesis"] = "default"  # thesis: its own widths, stride 64, code_dim 16
     stride: Literal[2, 4, 8, 16, 32, 64] = 4  # pixels per code along each side
-    width: int = Field(64, ge=8)  # channels of the widest convolutions are 2 x width
+    width: int = Field(64, ge=8)  # channels at stride 4: half as many before, twice as many after
     blocks: int = Field(2, ge=0)  # residual blocks at code resolution, in the encoder and in the decoder
     codebook_size: int = Field(1024, ge=2, le=65536)
     depth: int = Field(1, ge=1)  # residual codes at each place
