@@ -46,7 +46,7 @@ EXPERIMENTS = (
     Experiment("plain", "cats-vs-dogs", PLAIN),
     Experiment("plain-equal", "cats-vs-dogs", (*PLAIN, *EQUAL)),
     Experiment("agree", "cats-vs-dogs", AGREE),
-    Experiment("agree-long", "cats-vs-dogs", (*AGREE, "agree.epochs=1300", "agree.most_images=6500000")),
+    Experiment("agree-long", "cats-vs-dogs", (*AGREE, "agree.epochs=800", "agree.most_images=4000000")),
     Experiment("short", "cats-vs-dogs", SHORT),
     Experiment("short-32-px", "cats-vs-dogs", (*SHORT, "image.size=32", "coarse.stride=8")),
     Experiment("short-128-px", "cats-vs-dogs", (*SHORT, "image.size=128")),
@@ -106,8 +106,9 @@ def label_curve(final: dict[str, Any]) -> list[str]:
     sizes = sorted({int(size) for found in final.values() for of in found["accuracy"].values() for size in of})
     lines = [f"| labels | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for name in next(iter(final.values()))["accuracy"]:
-        means = [[found["accuracy"][name][str(size)]["mean"] for found in final.values()] for size in sizes]
-        lines.append(f"| {name} | {' | '.join(f'{100 * sum(each) / len(each):.1f}' for each in means)} |")
+        scores = [[found["accuracy"][name][str(size)] for found in final.values()] for size in sizes]
+        means = [100 * sum(each["mean"] for each in of) / len(of) if all(of) else None for of in scores]
+        lines.append(f"| {name} | {' | '.join('–' if mean is None else f'{mean:.1f}' for mean in means)} |")
     return lines
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit_datasets.card import card_names, load_card
+from toolkit_datasets.card_data import Split
 from toolkit_datasets.prepare import Prepared
 from toolkit_datasets.splits import leakage
 from toolkit_datasets.targets import counted, number
@@ -91,7 +92,7 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
     if found["grouped"]:
         lines.append(
             f"groups    {found['grouped']:,} images in {found['groups']:,} groups that stay on one side of the split "
-            f"({prepared.card.split.group or 'pixel-identical'})"
+            f"({_why_grouped(prepared.card.split)})"
         )
     lines += ["", _table(found["splits"])]
     if "subjects" in found:
@@ -107,6 +108,11 @@ def described_text(found: dict[str, Any], prepared: Prepared) -> str:
             lines.append(f"  … and {len(found['skipped']) - 20} more (--json lists all)")
     lines += [f"note: {note}" for note in found["notes"]]
     return "\n".join(lines)
+
+
+def _why_grouped(split: Split) -> str:
+    why = split.group or "pixel-identical"
+    return f"{why}, or alike by {split.near_duplicates:g}" if split.near_duplicates else why
 
 
 def plan_text(prepared: Prepared, out: Path, *, steps: tuple[str, ...]) -> str:

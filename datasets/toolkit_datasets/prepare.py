@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .alike import alike
 from .cache import decoded, is_fault
 from .card import Card
 from .card_data import Split
@@ -116,7 +116,10 @@ def prepare(
             f"none of the {len(samples)} images of {source.origin} could be decoded; the first: "
             f"{samples['path'].iat[0]}: {samples['status'].iat[0]}"
         )
-    samples["group"] = _joined_groups(samples, details["pixels"])
+    same = [details["pixels"].tolist()]
+    if split and card.split.near_duplicates:
+        same.append([str(number) for number in alike(decodings.images, card.split.near_duplicates)])
+    samples["group"] = _joined_groups(samples, *same)
     if split:
         by_group = assign_groups if card.counts_groups else assign
         samples["split"] = by_group(samples, wanted, card.split_seed, kind=card.labels.kind)
@@ -137,8 +140,8 @@ def _counted(split: Split) -> int:
     return sum(size for size in (split.unlabelled, split.labelled, split.test) if isinstance(size, int))
 
 
-def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
-    """Groups such that samples of one group, and pixel-identical ones, stay together; "" for a sample on its own.
+def _joined_groups(samples: pd.DataFrame, *same: list[str]) -> list[str]:
+    """Groups such that samples of one group, or with the same text in `same`, stay together; "" for a lone sample.
 
     A group is named after its first sample where the card names none.
     """
@@ -151,7 +154,7 @@ def _joined_groups(samples: pd.DataFrame, pixels: pd.Series[Any]) -> list[str]:
             row = parent[row]
         return row
 
-    for column in (own, pixels.tolist()):
+    for column in (own, *same):
         first: dict[str, int] = {}
         for row, value in enumerate(column):
             if value:

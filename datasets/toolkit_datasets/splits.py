@@ -2,7 +2,8 @@
 
 Rules, in order:
 
-1. Units are groups (subject, or pixel-identical images), else single samples. A unit lies on one side only.
+1. Units are groups (subject, pixel-identical images, with `split.near_duplicates` those that are alike), else single
+   samples. A unit lies on one side only.
 2. Units are ranked by a hash of seed and name, so the split is the same on every machine and in every file order.
 3. `unlabelled` takes first the images that have no label, then others by rank; their labels are never looked at.
 4. `labelled` (the pool) and `test` take from the rest, in the proportions of the labels there. Labels that are
