@@ -11,7 +11,7 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)       ## train, encode and probe scikit-learn's bundled digits; no network, about half a minute
+demo: $(STAMP)       ## train, encode and probe scikit-learn's bundled digits; no network, about a minute
 	$(BIN)/toolkit run digits --out runs/digits --overwrite
 
 MRI ?= ../shared/data/brain_t1

@@ -23,7 +23,7 @@ HEALTHY_ONLY = (
     "source.only_matching=true",
     "source.patterns=['(?:.*/)?Training/(?P<label>notumor)/[^/]*?(?P<number>\\d*)\\.\\w+', "
     "'(?:.*/)?(?P<part>Testing)/(?P<label>[^/]+)/[^/]*?(?P<number>\\d*)\\.\\w+']",
-    "split.unlabelled=1000",
+    "split.unlabelled=rest",
 )
 
 

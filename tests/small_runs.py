@@ -20,7 +20,7 @@ SETS = {
         *COMMON,
         "train.epochs=2",
         "agree.epochs=4",
-        "coarse.stride=4",
+        "coarse.width=32",
         "coarse.grid=2",
         "coarse.depth=8",
         "coarse.patterns=8",

@@ -20,7 +20,8 @@ from toolkit.cli import main
 from toolkit_datasets.codes import open_codes
 
 Write = Callable[[Path, list[str]], Path]
-SIZES = ["split.unlabelled=120", "split.labelled=200", "split.test=150", "train.epochs=2"]
+SIZES = ["split.unlabelled=120", "split.labelled=200", "split.test=150"]
+SIZES += ["train.objective=reconstruct", "train.epochs=2"]
 PROBE = ["probe.labels=40", "probe.draws=3", "probe.curve=[20]"]
 
 

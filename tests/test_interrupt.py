@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-SETS = ["split.unlabelled=400", "split.labelled=100", "split.test=100", "train.epochs=12", "train.batch_size=8"]
+SETS = ["split.unlabelled=400", "split.labelled=100", "split.test=100"]
+SETS += ["train.objective=reconstruct", "train.epochs=12", "train.batch_size=8"]
 
 
 def command(out: Path, *words: str) -> list[str]:

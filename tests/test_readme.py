@@ -70,7 +70,7 @@ def test_the_readme_script_reaches_the_accuracy_of_the_probe(tmp_path: Path, mon
     (script,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "np.load" in block]
     monkeypatch.chdir(tmp_path)
     probe = [*map("--set={}".format, ("probe.draws=2", "probe.curve=[]"))]
-    train = [*map("--set={}".format, ("coarse.stride=4", "agree.epochs=2", "train.epochs=2"))]
+    train = [*map("--set={}".format, ("agree.epochs=2", "train.epochs=2"))]
     mean = ["--set=probe.features=mean", '--set=probe.levels=["coarse"]', "--out", "runs/cats-mean"]
     for command in (
         ["run", "digits", "--out", "runs/cats", "--objective", "agree", *train, *probe],

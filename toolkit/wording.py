@@ -38,7 +38,7 @@ def model_text(card: Card, learners: int) -> str:
     """What stage 1 trains and for how long, in half a sentence.
 
     >>> from toolkit_datasets.card import load_card
-    >>> model_text(load_card("digits"), 900)
+    >>> model_text(load_card("digits", ["train.objective=reconstruct"]), 900)
     'VQ-VAE of 4x4 codes from 64 (16 dimensions); 30 epochs'
     """
     if card.train.objective == "vae":
