@@ -12,17 +12,21 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from .progress import SILENT, Progress
+
 SIDE = 32  # pixels of a thumbnail, or of the image if that has fewer
-BLOCK = 1000  # images shrunk at once
+BLOCK = 1000  # images shrunk, and compared with all others, at once
 
 
-def alike(images: NDArray[np.uint8], least: float) -> NDArray[np.int64]:
+def alike(images: NDArray[np.uint8], least: float, *, progress: Progress = SILENT) -> NDArray[np.int64]:
     """(N,) a number for each image, the same for those that are alike.
 
     Args:
         images: (N, H, W, C) uint8, H = W; may be a memory map.
-        least: correlation of two thumbnails, in (0, 1], from which on they are alike.
+        least: correlation of two thumbnails, in (0, 1), from which on they are alike.
+        progress: shows how far it has come.
     """
+    from scipy.sparse import vstack  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
     from sklearn.neighbors import NearestNeighbors
 
@@ -30,9 +34,15 @@ def alike(images: NDArray[np.uint8], least: float) -> NDArray[np.int64]:
     flat = ~small.any(1)  # correlates with nothing
     if flat.all():
         return np.arange(len(images))
-    within = NearestNeighbors(radius=sqrt(2 * (1 - least)), algorithm="brute").fit(small[~flat])
+    kept = small[~flat]
+    within = NearestNeighbors(radius=sqrt(2 * (1 - least)), algorithm="brute").fit(kept)
+    near = []
+    with progress.bar("near duplicates", len(kept), "images") as bar:
+        for start in range(0, len(kept), BLOCK):
+            near.append(within.radius_neighbors_graph(kept[start : start + BLOCK]))
+            bar.update(near[-1].shape[0])
     numbers = np.empty(len(images), np.int64)
-    count, numbers[~flat] = connected_components(within.radius_neighbors_graph(), directed=False)
+    count, numbers[~flat] = connected_components(vstack(near), directed=False)
     numbers[flat] = count + np.arange(flat.sum())
     return numbers
 

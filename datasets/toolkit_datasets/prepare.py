@@ -118,7 +118,8 @@ def prepare(
         )
     same = [details["pixels"].tolist()]
     if split and card.split.near_duplicates:
-        same.append([str(number) for number in alike(decodings.images, card.split.near_duplicates)])
+        numbers = alike(decodings.images, card.split.near_duplicates, progress=progress)
+        same.append([str(number) for number in numbers])
     samples["group"] = _joined_groups(samples, *same)
     if split:
         by_group = assign_groups if card.counts_groups else assign
