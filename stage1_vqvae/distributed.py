@@ -8,7 +8,9 @@ A world of one process calls nothing and changes no bit.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -186,10 +188,14 @@ def joined(device: str) -> Iterator[World]:
     place = choose_device(local_device(device, process))
     if place.type == "cuda":
         torch.cuda.set_device(place)
+    # DistributedDataParallel imports this, whose default arguments are the group that exists then. That group, with its
+    # threads, would outlive `destroy_process_group`, and a thread that outlives Python may abort the process.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(process, place)
     finally:
+        gc.collect()  # DistributedDataParallel lies in cycles, and has the group too
         dist.destroy_process_group()
 
 

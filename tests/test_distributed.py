@@ -107,6 +107,11 @@ def test_processes_that_would_train_different_things_stop(two: Path) -> None:
         assert "what is trained, or whether it is finished, differs" in (two / f"refused {rank}").read_text()
 
 
+def test_no_thread_of_the_group_outlives_it(two: Path) -> None:
+    for rank in (0, 1):
+        assert "gloo" not in (two / f"threads {rank}").read_text(), "it may abort the process when Python ends"
+
+
 def test_the_command_under_torchrun_writes_and_prints_once(tmp_path: Path) -> None:
     sizes = ["split.unlabelled=100", "split.labelled=60", "split.test=40", "train.epochs=1", "train.batch_size=20"]
     sets = [word for size in sizes for word in ("--set", size)]
