@@ -37,8 +37,8 @@ def test_what_lies_in_the_brain_tumour_folder(real_data: Path) -> None:
         toolkit("datasets", "brain-tumour", "--data", real_data / "brain_tumour_slices", "--json").stdout
     )
     assert {split: sum(counts.values()) for split, counts in found["splits"].items()} == {
-        "unlabelled": 2400,
-        "labelled": 1233,
+        "unlabelled": 1500,
+        "labelled": 2133,
         "test": 962,
         "unused": 1679,  # near duplicates of test images
     }
