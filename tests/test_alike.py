@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from commands import toolkit
 from PIL import Image
 
@@ -37,7 +38,9 @@ def test_likeness_is_handed_on_along_a_chain() -> None:
     assert len(set(alike(chain[[0, 4, 8]], 0.9))) == 3, "without the links between"
 
 
-def test_those_joined_are_those_that_correlate() -> None:
+@pytest.mark.parametrize("block", [7, 250])
+def test_those_joined_are_those_that_correlate(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit_datasets.alike.BLOCK", block)
     rng = np.random.default_rng(2)
     images = np.concatenate([smooth(rng, 30), rng.integers(0, 255, (3, 64, 64, 1), np.uint8)])
     mixed = (0.5 * images[rng.permutation(33)] + 0.5 * images).astype(np.uint8)

@@ -95,9 +95,8 @@ def test_the_wheel_holds_our_packages_only_and_works_elsewhere(tmp_path: Path) -
     environment = {**os.environ, "PYTHONPATH": str(site)}
     code = "import toolkit, sys; print(toolkit.__file__); from toolkit.cli import main; main()"
     sizes = ["split.unlabelled=60", "split.labelled=60", "split.test=40", "agree.epochs=1", "train.epochs=1"]
-    small = [
-        word for size in [*sizes, "probe.labels=20", "probe.draws=2", "probe.curve=[]"] for word in ("--set", size)
-    ]
+    sizes += ["probe.labels=20", "probe.draws=2", "probe.curve=[]"]
+    small = [word for size in sizes for word in ("--set", size)]
     result = subprocess.run(
         [sys.executable, "-c", code, "run", "digits", "--out", "elsewhere", *small],
         cwd=tmp_path,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .progress import SILENT, Progress
 
 SIDE = 32  # pixels of a thumbnail, or of the image if that has fewer
-BLOCK = 1000  # images shrunk, and compared with all others, at once
+BLOCK = 250  # images shrunk, and compared with all others, at once
 
 
 def alike(images: NDArray[np.uint8], least: float, *, progress: Progress = SILENT) -> NDArray[np.int64]:
@@ -26,24 +26,32 @@ def alike(images: NDArray[np.uint8], least: float, *, progress: Progress = SILEN
         least: correlation of two thumbnails, in (0, 1), from which on they are alike.
         progress: shows how far it has come.
     """
-    from scipy.sparse import vstack  # type: ignore[import-untyped]
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
     from sklearn.neighbors import NearestNeighbors
 
+    numbers = np.arange(len(images))
     small = thumbnails(images)
-    flat = ~small.any(1)  # correlates with nothing
-    if flat.all():
-        return np.arange(len(images))
-    kept = small[~flat]
-    within = NearestNeighbors(radius=sqrt(2 * (1 - least)), algorithm="brute").fit(kept)
-    near = []
-    with progress.bar("near duplicates", len(kept), "images") as bar:
-        for start in range(0, len(kept), BLOCK):
-            near.append(within.radius_neighbors_graph(kept[start : start + BLOCK]))
-            bar.update(near[-1].shape[0])
-    numbers = np.empty(len(images), np.int64)
-    count, numbers[~flat] = connected_components(vstack(near), directed=False)
-    numbers[flat] = count + np.arange(flat.sum())
+    shown = np.flatnonzero(small.any(1))  # a flat image correlates with nothing
+    if not len(shown):
+        return numbers
+    small = small[shown]
+    within = NearestNeighbors(radius=sqrt(2 * (1 - least)), algorithm="brute").fit(small)
+    each = np.arange(len(small))
+    first = (
+        each  # of those alike so far, by which alone a block is tied to the ones before: few links, however many pairs
+    )
+    with progress.bar("near duplicates", len(small), "images") as bar:
+        for start in range(0, len(small), BLOCK):
+            rows, columns = within.radius_neighbors_graph(small[start : start + BLOCK]).nonzero()
+            links = np.concatenate([rows + start, each]), np.concatenate([columns, first])
+            graph = coo_array((np.ones(len(links[0]), bool), links), shape=(len(small), len(small)))
+            _, place, group = np.unique(
+                connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
+            )
+            first = place[group]
+            bar.update(min(BLOCK, len(small) - start))
+    numbers[shown] = shown[first]
     return numbers
 
 

@@ -130,7 +130,7 @@ class Split(Part):
     test: Size = 0.25
     test_part: str = ""  # where the publisher fixed a test set: the value of the pattern's `part` group that marks it
     group: str = ""  # the pattern's group that must stay on one side, such as "subject"
-    near_duplicates: float = Field(0.0, ge=0, lt=1)  # as a group: those whose thumbnails correlate so; 0: off
+    near_duplicates: float = Field(0.0, ge=0, lt=1)  # images whose thumbnails correlate so form a group too; 0: none
     count: Literal["auto", "images", "groups"] = "auto"  # what sizes count; auto: groups (subjects) for volumes
     by: Literal["group", "sample"] = "group"  # sample: cuts groups apart, so that scores are worthless as a rule
     allow_leakage: bool = False  # what `split.by = "sample"` needs (--allow-leakage); every result then says so
