@@ -1,0 +1,97 @@
+"""What quantising costs the classifier: a run's codes beside the latents that they stand for, on the same draws.
+
+    python benchmarks/ceiling.py runs/cats --data train/
+
+The latents are those of the levels that sum the picture up, before the nearest codes are looked up: the ceiling of any
+codes for the same network. Each draw of labels chooses among the first and both, as with the codes. The table goes to
+the run as ceiling.md: what docs/experiments.md quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import machine  # benchmarks/measure.py
+
+from stage1_vqvae.batches import padded
+from stage1_vqvae.checkpoint import load_model
+from stage1_vqvae.model import VQVAE
+from stage2_probe import classifiers
+from stage2_probe.baselines import of_array
+from stage2_probe.draws import plan
+from stage2_probe.evaluate import evaluate
+from stage2_probe.features import FeatureSet, feature_set
+from stage2_probe.probe import feature_choices
+from stage2_probe.task import ClassTask, task_of
+from toolkit.pipeline import open_data, run_data
+from toolkit_datasets.codes import Codes, open_codes
+from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.progress import Silent
+
+LABELS, DRAWS = (100, 1000, 5000), 20
+
+
+def latents(run: Path, prepared: Prepared, codes: Codes, judged: np.ndarray) -> list[FeatureSet]:
+    """The first summary's latents, and all summaries' side by side; zeros where an image is not judged."""
+    loaded = load_model(run / "stage1", "cpu")
+    model, card = loaded.model, loaded.card
+    assert isinstance(model, VQVAE), f"{run} has a VAE, which quantises nothing"
+    place = {pair: row for row, pair in enumerate(zip(prepared.samples["id"], prepared.samples["slice"], strict=True))}
+    keys = codes.manifest[["id", "slice"]].itertuples(index=False, name=None)
+    rows = np.array([place[key] for key in keys])[judged]
+    found: dict[str, list[np.ndarray]] = {level.name: [] for level in model.summaries}
+    with torch.inference_mode():
+        for part, batch in padded(prepared.images, rows, card.encode_batch, torch.device("cpu")):
+            normal = model.normalise(batch)
+            for level in model.summaries:
+                found[level.name].append(level(normal)[: len(part)].flatten(1).numpy())
+    arrays = []
+    for each in found.values():
+        whole = np.concatenate(each)
+        arrays.append(np.zeros((len(codes), whole.shape[1]), np.float32))
+        arrays[-1][judged] = whole
+    return [of_array(arrays[0], "latents"), of_array(np.concatenate(arrays, 1), "latents of all summaries")]
+
+
+def table(run: Path, data: Path) -> str:
+    """Accuracy in % by number of labels, of the codes and of the latents."""
+    progress = Silent()
+    card, source, _ = run_data(run, None, None)
+    prepared = open_data(card, replace(source, folder=data), progress=progress)
+    codes = open_codes(next(path for path in (run / "codes", run / "codes.h5") if path.exists()))
+    task = task_of(codes.manifest, "class", judge="test", pool_split=card.split.pool, seed=card.seed)
+    assert isinstance(task, ClassTask)
+    draws = plan(task, labels=LABELS[0], draws=DRAWS, curve=LABELS, seed=card.seed)
+    specs = feature_choices(codes.info.levels, card.probe, content=codes.stored_content, origin=str(codes.path))
+    sets = {
+        "codes": [feature_set(codes, spec) for spec in specs],
+        "their latents, not quantised": latents(run, prepared, codes, np.concatenate([task.pool, task.test])),
+    }
+    lines = [f"| labels | {' | '.join(f'{size:,}' for size in draws)} |", "|---" * (len(draws) + 1) + "|"]
+    create = partial(classifiers.create, "logistic", n_classes=len(task.classes))
+    for name, offered in sets.items():
+        with progress.bar(name, sum(map(len, draws.values())), "draws") as bar:
+            found = evaluate(offered, task, draws, create, seed=card.seed, keep_answers=None, bar=bar)
+        right = [100 * (found[size].predicted == task.test_y).mean() for size in draws]
+        lines.append(f"| {name} | {' | '.join(f'{each:.1f}' for each in right)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    parser.add_argument("--data", type=Path, required=True, help="its images")
+    arguments = parser.parse_args()
+    text = f"{table(arguments.run, arguments.data)}\n\nMeasured on {machine()}, {date.today()}.\n"
+    (arguments.run / "ceiling.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
