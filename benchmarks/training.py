@@ -1,6 +1,6 @@
 """Rows of the training: our loop with its defaults, against the same network written the usual way, and MONAI's VQVAE.
 
-All sides see the same batches of the same images in memory, and take a step by turns. About three minutes on two cores.
+All sides see the same batches of the same images in memory, and take a step by turns. About four minutes on two cores.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def row(other: Other, their_error: float, error: float, turns: Turns, *, per_epo
         f"{batch / np.median(theirs):,.0f} images/s, error {their_error:.3f}",
         tuple((theirs / ours).tolist()),
         target=2.0,
+        note="three quarters of our step are convolutions, which bfloat16 makes twice as fast: what else is gained "
+        "comes from the memory format and from what stands between them.",
     )
 
 
