@@ -1,10 +1,12 @@
-"""What quantising costs the classifier: a run's codes beside the latents that they stand for, on the same draws.
+"""What codes could give at best, and what a glance gives: a run's codes beside their latents, and beside three numbers.
 
     python benchmarks/ceiling.py runs/cats --data train/
 
 The latents are those of the levels that sum the picture up, before the nearest codes are looked up: the ceiling of any
-codes for the same network. Each draw of labels chooses among the first and both, as with the codes. The table goes to
-the run as ceiling.md: what docs/experiments.md quotes.
+codes for the same network. Each draw of labels chooses among the first and both, as with the codes. The three numbers
+are each image's brightness, contrast and sharpness, in which sources and scanners differ: what a classifier makes of
+them alone need not be a finding. All read the same draws. The table goes to the run as ceiling.md: what
+docs/experiments.md quotes.
 """
 
 from __future__ import annotations
@@ -29,38 +31,46 @@ from stage2_probe.evaluate import evaluate
 from stage2_probe.features import FeatureSet, feature_set
 from stage2_probe.probe import feature_choices
 from stage2_probe.task import ClassTask, task_of
+from toolkit.confounds import trivial
 from toolkit.pipeline import open_data, run_data
-from toolkit_datasets.codes import Codes, open_codes
-from toolkit_datasets.prepare import Prepared
+from toolkit_datasets.codes import open_codes
 from toolkit_datasets.progress import Silent
 
 LABELS, DRAWS = (100, 1000, 5000), 20
 
 
-def latents(run: Path, prepared: Prepared, codes: Codes, judged: np.ndarray) -> list[FeatureSet]:
-    """The first summary's latents, and all summaries' side by side; zeros where an image is not judged."""
+def latents(run: Path, images: np.ndarray, rows: np.ndarray, place: np.ndarray) -> list[FeatureSet]:
+    """The first summary's latents of `images[rows]`, and all summaries' side by side; row i is sample `place[i]`."""
     loaded = load_model(run / "stage1", "cpu")
     model, card = loaded.model, loaded.card
     assert isinstance(model, VQVAE), f"{run} has a VAE, which quantises nothing"
-    place = {pair: row for row, pair in enumerate(zip(prepared.samples["id"], prepared.samples["slice"], strict=True))}
-    keys = codes.manifest[["id", "slice"]].itertuples(index=False, name=None)
-    rows = np.array([place[key] for key in keys])[judged]
     found: dict[str, list[np.ndarray]] = {level.name: [] for level in model.summaries}
     with torch.inference_mode():
-        for part, batch in padded(prepared.images, rows, card.encode_batch, torch.device("cpu")):
+        for part, batch in padded(images, rows, card.encode_batch, torch.device("cpu")):
             normal = model.normalise(batch)
             for level in model.summaries:
                 found[level.name].append(level(normal)[: len(part)].flatten(1).numpy())
-    arrays = []
-    for each in found.values():
-        whole = np.concatenate(each)
-        arrays.append(np.zeros((len(codes), whole.shape[1]), np.float32))
-        arrays[-1][judged] = whole
+    arrays = [scattered(np.concatenate(each), place) for each in found.values()]
     return [of_array(arrays[0], "latents"), of_array(np.concatenate(arrays, 1), "latents of all summaries")]
 
 
+def glance(images: np.ndarray, rows: np.ndarray, place: np.ndarray) -> list[FeatureSet]:
+    """Brightness, contrast and sharpness of `images[rows]`; row i is sample `place[i]`."""
+    parts = [images[part] for part in np.array_split(rows, -(-len(rows) // 500))]
+    found = [trivial(part, np.ones(part.shape[:3], bool)) for part in parts]
+    numbers = np.concatenate([np.stack(list(each.values()), 1) for each in found])
+    return [of_array(scattered(numbers, place), "brightness, contrast, sharpness")]
+
+
+def scattered(values: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """`values` (n, ...) as float32 rows of a whole store's array, zeros elsewhere."""
+    out = np.zeros((place.max() + 1, *values.shape[1:]), np.float32)
+    out[place] = values
+    return out
+
+
 def table(run: Path, data: Path) -> str:
-    """Accuracy in % by number of labels, of the codes and of the latents."""
+    """Accuracy in % by number of labels."""
     progress = Silent()
     card, source, _ = run_data(run, None, None)
     prepared = open_data(card, replace(source, folder=data), progress=progress)
@@ -69,9 +79,14 @@ def table(run: Path, data: Path) -> str:
     assert isinstance(task, ClassTask)
     draws = plan(task, labels=LABELS[0], draws=DRAWS, curve=LABELS, seed=card.seed)
     specs = feature_choices(codes.info.levels, card.probe, content=codes.stored_content, origin=str(codes.path))
+    judged = np.concatenate([task.pool, task.test])
+    keys, manifest = ["id", "slice"], codes.manifest
+    where = {key: row for row, key in enumerate(prepared.samples[keys].itertuples(index=False, name=None))}
+    rows = np.array([where[key] for key in manifest[keys].iloc[judged].itertuples(index=False, name=None)])
     sets = {
         "codes": [feature_set(codes, spec) for spec in specs],
-        "their latents, not quantised": latents(run, prepared, codes, np.concatenate([task.pool, task.test])),
+        "their latents, not quantised": latents(run, prepared.images, rows, judged),
+        "brightness, contrast and sharpness alone": glance(prepared.images, rows, judged),
     }
     lines = [f"| labels | {' | '.join(f'{size:,}' for size in draws)} |", "|---" * (len(draws) + 1) + "|"]
     create = partial(classifiers.create, "logistic", n_classes=len(task.classes))
