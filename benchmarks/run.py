@@ -3,8 +3,9 @@
     python benchmarks/run.py [--data FOLDER_OF_JPEGS] [--only quantiser]
 
 Each row calls both sides by turns and reports the median of the ratios. Rows go to docs/benchmarks.json, each with its
-machine and date, and from there to the table of docs/benchmarks.md; `--only` measures those of one file of this folder
-anew and leaves the others. Without --data the pictures are crops of the two photographs that come with scikit-learn.
+machine and date, and from there to the tables of docs/benchmarks.md and README.md; `--only` measures those of one file
+of this folder anew and leaves the others. Without --data the pictures are crops of the two photographs that come with
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from measure import REPEATS
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, RECORDS = DOCS / "benchmarks.md", DOCS / "benchmarks.json"
+PAGE, RECORDS, README = DOCS / "benchmarks.md", DOCS / "benchmarks.json", DOCS.parent / "README.md"
+BEGIN, END = "<!-- rows of docs/benchmarks.md -->", "<!-- end of the rows -->"
 FILES = (  # of this folder, each with rows(folder of JPEGs)
     "quantiser",
     "training",
@@ -31,6 +33,15 @@ FILES = (  # of this folder, each with rows(folder of JPEGs)
     "startup",
     "growth",
 )
+HEADLINES = {  # what the README says of a row: ours, and the other
+    "training-usual": ("a step of training the plain VQ-VAE", "the same network written the usual way, in float32"),
+    "training-monai": ("the same", "MONAI's VQVAE of the same widths"),
+    "nearest-1024": ("the nearest of 1,024 codes", "vector-quantize-pytorch"),
+    "quantiser-memory": ("memory of a quantiser's step, 16,384 codes", "vector-quantize-pytorch"),
+    "encode-plain": ("20,000 JPEG files to `.npy` codes", "ImageFolder, DataLoader and np.save"),
+    "encode-warm-h5": ("the same to HDF5, decoded before", "the bare forward pass: 1 is the limit"),
+    "probe-vectors": ("20 draws of labels, 15,000 test codes of 4,096 numbers", "the same with scikit-learn"),
+}
 
 
 def bundled_pictures(folder: Path) -> Path:
@@ -70,6 +81,26 @@ def page(records: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Measured on {'; '.join(made)}."]) + "\n"
 
 
+def headlines(records: dict[str, dict[str, Any]]) -> str:
+    """The README's table of speed: the rows of `HEADLINES` that have been measured."""
+    found = {name: row for rows in records.values() for name, row in rows.items()}
+    lines = ["| | ours | against | theirs | ratio |", "|---|---|---|---|---|"]
+    for name, (what, other) in HEADLINES.items():
+        if name in found:
+            row = found[name]
+            lines.append(f"| {what} | {row['ours']} | {other} | {row['other']} | **{row['ratio']:.1f}** |")
+    return "\n".join(lines)
+
+
+def write(records: dict[str, dict[str, Any]]) -> None:
+    """Records, page and the README's table."""
+    RECORDS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(records), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n\n{headlines(records)}\n\n{END}{after}", encoding="utf-8")
+
+
 def remarks(row: dict[str, Any]) -> str:
     """What stands below the table: by how much a target was missed, and the row's note."""
     missed = f"misses its target by {100 * (1 - row['ratio'] / row['target']):.0f} %. " if missing(row) else ""
@@ -96,8 +127,7 @@ def main() -> None:
             for row in rows:
                 print(f"{row.what}: {row.ours}, other {row.other}, ratio {row.ratio:.2f}", flush=True)
             records = {file: records[file] for file in FILES if file in records}  # in this order
-            RECORDS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-            PAGE.write_text(page(records), encoding="utf-8")
+            write(records)
 
 
 if __name__ == "__main__":
