@@ -63,21 +63,33 @@ class Watched(NamedTuple):
     own: float  # the same without pages of mapped files, which the system takes back when it wants
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+def seconds(function: Callable[[], object], *, least: float = 0.0) -> float:
+    """Wall seconds of one call: of several that take `least` seconds together, the mean."""
     gc.collect()
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    start, calls = time.perf_counter(), 0
+    while True:
+        function()
+        calls, took = calls + 1, time.perf_counter() - start
+        if took >= least:
+            return took / calls
 
 
 def alternate(
-    ours: Callable[[], object], other: Callable[[], object], *, repeats: int = REPEATS, warm: bool = True
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    repeats: int = REPEATS,
+    warm: bool = True,
+    least: float = 0.0,
 ) -> Timed:
-    """Call both sides by turns, so that a slow moment of the machine hits both; once each before it counts (`warm`)."""
+    """Call both sides by turns, so that a slow moment of the machine hits both; once each before it counts (`warm`).
+
+    A turn takes `least` seconds, in as many calls as that needs: what takes milliseconds would else be measured with
+    threads that have to wake up and caches that the other side has filled.
+    """
     if warm:
         ours(), other()
-    pairs = [(seconds(ours), seconds(other)) for _ in range(repeats)]
+    pairs = [(seconds(ours, least=least), seconds(other, least=least)) for _ in range(repeats)]
     return Timed(
         ours=statistics.median(a for a, _ in pairs),
         other=statistics.median(b for _, b in pairs),
