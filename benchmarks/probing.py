@@ -83,7 +83,7 @@ def against_sklearn(store: Path, features: str) -> Row:
         f"{timed.other:.1f} s",
         timed.ratios,
         target=5.0 if features == "vectors" else None,
-        note=f"accuracy {100 * mine['accuracy']['mean']:.2f} %; the largest difference of a draw's accuracy is "
+        note=f"Accuracy {100 * mine['accuracy']['mean']:.2f} %; the largest difference of a draw's accuracy is "
         f"{100 * apart:.3f} points, of an interval's end {100 * bounds:.3f} points.",
     )
 

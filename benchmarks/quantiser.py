@@ -46,7 +46,7 @@ def nearest_code(codes: int) -> Row:
             lambda: peer(tokens[None]),
             codes=codes,
             target=10.0 if codes >= 1024 else None,
-            note=f"the product of tokens and codes alone takes {1000 * product:.1f} ms, "
+            note=f"The product of tokens and codes alone takes {1000 * product:.1f} ms, "
             "written to memory that was there.",
         )
 

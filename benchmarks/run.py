@@ -65,19 +65,21 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         f"Written by `make bench`. A ratio is other / ours, the median of up to {REPEATS} alternating repeats with the "
         "range: above 1 is faster, or less. Figures of one row come from one run; all of them are in "
         "[benchmarks.json](benchmarks.json). What was tried for speed, with profiles, is in "
-        "[decision 11](decisions/0011-speed.md).\n",
+        "[decision 11](decisions/0011-speed.md). `python benchmarks/run.py --data FOLDER_OF_JPEGS --only FILE` repeats "
+        "the rows of a file.\n",
         "All of it is of CPUs, for no GPU was at hand. So there are no GPU rows, NCCL is untried, and how many codes a "
         "GPU, which decides in float32 alone, finds otherwise than a CPU was not counted.\n",
-        "| what | ours | other | ratio | target |",
-        "|---|---|---|---|---|",
+        "| file | what | ours | other | ratio | target |",
+        "|---|---|---|---|---|---|",
     ]
-    found = [row for rows in records.values() for row in rows.values()]
-    for row in found:
+    found = [(file, row) for file, rows in records.items() for row in rows.values()]
+    for file, row in found:
         spread = f" ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})" if len(row["ratios"]) > 1 else ""
         target = (f"{row['target']:g}" + (", missed" if missing(row) else "")) if row["target"] else ""
-        lines.append(f"| {row['what']} | {row['ours']} | {row['other']} | **{row['ratio']:.2f}**{spread} | {target} |")
-    lines += ["", *(f"- {row['what']}: {said}" for row in found if (said := remarks(row)))]
-    made = sorted({f"{row['made']['machine']}, {row['made']['date']}" for row in found})
+        ratio = f"**{row['ratio']:.2f}**{spread}"
+        lines.append(f"| {file} | {row['what']} | {row['ours']} | {row['other']} | {ratio} | {target} |")
+    lines += ["", *(f"- {row['what']}: {said}" for _, row in found if (said := remarks(row)))]
+    made = sorted({f"{row['made']['machine']}, {row['made']['date']}" for _, row in found})
     return "\n".join([*lines, "", f"Measured on {'; '.join(made)}."]) + "\n"
 
 
@@ -103,7 +105,7 @@ def write(records: dict[str, dict[str, Any]]) -> None:
 
 def remarks(row: dict[str, Any]) -> str:
     """What stands below the table: by how much a target was missed, and the row's note."""
-    missed = f"misses its target by {100 * (1 - row['ratio'] / row['target']):.0f} %. " if missing(row) else ""
+    missed = f"Misses its target by {100 * (1 - row['ratio'] / row['target']):.0f} %. " if missing(row) else ""
     return f"{missed}{row['note']}".strip()
 
 
@@ -123,7 +125,8 @@ def main() -> None:
         pictures = arguments.data or bundled_pictures(Path(folder))
         for name in arguments.only or FILES:
             rows = importlib.import_module(name).rows(pictures)
-            records[name] = {row.name: row.record() for row in rows}
+            command = f"python benchmarks/run.py --only {name}" + (" --data FOLDER_OF_JPEGS" if arguments.data else "")
+            records[name] = {row.name: {**row.record(), "command": command} for row in rows}
             for row in rows:
                 print(f"{row.what}: {row.ours}, other {row.other}, ratio {row.ratio:.2f}", flush=True)
             records = {file: records[file] for file in FILES if file in records}  # in this order

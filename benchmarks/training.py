@@ -75,7 +75,7 @@ def row(other: Other, their_error: float, error: float, turns: Turns, *, per_epo
         f"{batch / np.median(theirs):,.0f} images/s, error {their_error:.3f}",
         tuple((theirs / ours).tolist()),
         target=2.0,
-        note="three quarters of our step are convolutions, which bfloat16 makes twice as fast: what else is gained "
+        note="Three quarters of our step are convolutions, which bfloat16 makes twice as fast: what else is gained "
         "comes from the memory format and from what stands between them.",
     )
 

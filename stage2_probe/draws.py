@@ -30,16 +30,15 @@ def draw(task: Task, n: int, number: int, *, seed: int) -> np.ndarray:
     if n == task.n_pool:
         return np.arange(len(task.pool))
     rng = np.random.default_rng([seed, n, number])
-    units, unit = np.unique(task.pool_units, return_inverse=True)
     stratum, count = task.strata(n, rng)
     have = np.bincount(stratum, minlength=count)
     wanted = np.full(count, n // count)
     order = rng.permutation(count)
     wanted[order[have[order] > n // count][: n % count]] += 1
-    chosen = np.zeros(len(units), dtype=bool)
+    chosen = np.zeros(task.n_pool, dtype=bool)
     for place, size in enumerate(wanted):
         chosen[rng.permutation(np.flatnonzero(stratum == place))[:size]] = True
-    return np.flatnonzero(chosen[unit])
+    return np.flatnonzero(chosen[task.pool_unit])
 
 
 def plan(task: Task, *, labels: int, draws: int, curve: tuple[int, ...], seed: int) -> dict[int, list[np.ndarray]]:

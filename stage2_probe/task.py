@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -56,7 +57,12 @@ class Task(ABC):
     @property
     def n_pool(self) -> int:
         """Units in the pool."""
-        return len(np.unique(self.pool_units))
+        return int(self.pool_unit.max(initial=-1)) + 1
+
+    @cached_property  # every draw asks for it, and a pool may hold millions
+    def pool_unit(self) -> np.ndarray:
+        """(P,) the unit of each sample of the pool, as its place in `np.unique(pool_units)`."""
+        return np.unique(self.pool_units, return_inverse=True)[1]
 
     def size(self, labels: int | Literal["all"]) -> int:
         """How many units a draw has, for the card's `probe.labels`."""
@@ -94,8 +100,11 @@ class ClassTask(Task):
 
     def strata(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """See `Task.strata`: the class of most of a unit's samples."""
-        _, unit = np.unique(self.pool_units, return_inverse=True)
-        return majority(self.pool_y, unit, int(unit.max()) + 1), len(self.classes)
+        return self._unit_class, len(self.classes)
+
+    @cached_property
+    def _unit_class(self) -> np.ndarray:
+        return majority(self.pool_y, self.pool_unit, self.n_pool)
 
     def _check_strata(self, n: int) -> None:
         classes, pool, unit = self.classes, self.n_pool, self.unit
@@ -126,8 +135,7 @@ class ContinuousTask(Task):
 
     def strata(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """See `Task.strata`: bins by rank of the units' mean targets, at most `BINS` and at most n of them."""
-        _, unit = np.unique(self.pool_units, return_inverse=True)
-        means = unit_means(self.pool_y, unit)
+        means = unit_means(self.pool_y, self.pool_unit)
         count = min(BINS, n)
         shuffled = rng.permutation(len(means))  # equal targets at the edge of a bin fall to either side
         bins = np.empty(len(means), dtype=np.int64)
