@@ -31,6 +31,7 @@ from stage2_probe.evaluate import evaluate
 from stage2_probe.features import FeatureSet, feature_set
 from stage2_probe.probe import feature_choices
 from stage2_probe.task import ClassTask, task_of
+from toolkit.baselines import rows_in
 from toolkit.confounds import trivial
 from toolkit.pipeline import open_data, run_data
 from toolkit_datasets.codes import open_codes
@@ -80,9 +81,7 @@ def table(run: Path, data: Path) -> str:
     draws = plan(task, labels=LABELS[0], draws=DRAWS, curve=LABELS, seed=card.seed)
     specs = feature_choices(codes.info.levels, card.probe, content=codes.stored_content, origin=str(codes.path))
     judged = np.concatenate([task.pool, task.test])
-    keys, manifest = ["id", "slice"], codes.manifest
-    where = {key: row for row, key in enumerate(prepared.samples[keys].itertuples(index=False, name=None))}
-    rows = np.array([where[key] for key in manifest[keys].iloc[judged].itertuples(index=False, name=None)])
+    rows = rows_in(prepared, codes)[judged]
     sets = {
         "codes": [feature_set(codes, spec) for spec in specs],
         "their latents, not quantised": latents(run, prepared.images, rows, judged),

@@ -35,7 +35,7 @@ def image_baselines(
     Raises:
         ToolkitError: an image of the store is not among the prepared ones.
     """
-    rows = _rows_in(prepared, codes)
+    rows = rows_in(prepared, codes)
     images, splits = prepared.images, codes.manifest["split"]
     every, judged = np.arange(len(rows)), np.flatnonzero(splits.isin([prepared.card.split.pool, "test"]))
     out: dict[str, list[NDArray[np.float32]]] = {}
@@ -141,7 +141,7 @@ def _zeros(shape: tuple[int, int]) -> NDArray[np.float32]:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
-def _rows_in(prepared: Prepared, codes: Codes) -> NDArray[np.int64]:
+def rows_in(prepared: Prepared, codes: Codes) -> NDArray[np.int64]:
     """Row of the prepared images for each row of the store, matched by id and slice."""
     places = {pair: row for row, pair in enumerate(zip(prepared.samples["id"], prepared.samples["slice"], strict=True))}
     wanted = list(zip(codes.manifest["id"], codes.manifest["slice"], strict=True))
