@@ -35,7 +35,7 @@ from toolkit.baselines import rows_in
 from toolkit.confounds import trivial
 from toolkit.pipeline import open_data, run_data
 from toolkit_datasets.codes import open_codes
-from toolkit_datasets.progress import Silent
+from toolkit_datasets.progress import SILENT
 
 LABELS, DRAWS = (100, 1000, 5000), 20
 
@@ -72,9 +72,8 @@ def scattered(values: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 def table(run: Path, data: Path) -> str:
     """Accuracy in % by number of labels."""
-    progress = Silent()
     card, source, _ = run_data(run, None, None)
-    prepared = open_data(card, replace(source, folder=data), progress=progress)
+    prepared = open_data(card, replace(source, folder=data), progress=SILENT)
     codes = open_codes(next(path for path in (run / "codes", run / "codes.h5") if path.exists()))
     task = task_of(codes.manifest, "class", judge="test", pool_split=card.split.pool, seed=card.seed)
     assert isinstance(task, ClassTask)
@@ -90,7 +89,7 @@ def table(run: Path, data: Path) -> str:
     lines = [f"| labels | {' | '.join(f'{size:,}' for size in draws)} |", "|---" * (len(draws) + 1) + "|"]
     create = partial(classifiers.create, "logistic", n_classes=len(task.classes))
     for name, offered in sets.items():
-        with progress.bar(name, sum(map(len, draws.values())), "draws") as bar:
+        with SILENT.bar(name, sum(map(len, draws.values())), "draws") as bar:
             found = evaluate(offered, task, draws, create, seed=card.seed, keep_answers=None, bar=bar)
         right = [100 * (found[size].predicted == task.test_y).mean() for size in draws]
         lines.append(f"| {name} | {' | '.join(f'{each:.1f}' for each in right)} |")

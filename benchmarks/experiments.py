@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from measure import machine, run_toolkit, set_each  # benchmarks/measure.py
+from measure import machine, put_between, run_toolkit, set_each  # benchmarks/measure.py
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECORDS, PAGE = DOCS / "experiments.json", DOCS / "experiments.md"
@@ -113,13 +113,6 @@ def label_curve(final: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_page(records: dict[str, Any]) -> None:
-    """Put the tables into docs/experiments.md, whose words are written by hand."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{tables(records)}\n\n{END}{after}", encoding="utf-8")
-
-
 def row(found: dict[str, Any]) -> str:
     """The cells of one run."""
     cells = [
@@ -170,7 +163,7 @@ def main() -> None:
                 record["figures"] = found
             record |= {"machine": machine(), "date": str(date.today())}
             RECORDS.write_text(json.dumps(records, indent=1) + "\n")
-    write_page(records)
+    put_between(PAGE, BEGIN, END, tables(records))
 
 
 if __name__ == "__main__":

@@ -172,6 +172,13 @@ def child_peak(script: str, *words: object) -> float:
         return float((Path(folder) / "peak").read_text())
 
 
+def put_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers of a page, whose other words are written by hand."""
+    whole = page.read_text(encoding="utf-8")
+    before, after = whole.split(begin)[0], whole.split(end)[1]
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
 def versions(*packages: str) -> str:
     """Packages with their versions, for a line below a table."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)

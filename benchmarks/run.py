@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import REPEATS
+from measure import REPEATS, put_between
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, RECORDS, README = DOCS / "benchmarks.md", DOCS / "benchmarks.json", DOCS.parent / "README.md"
@@ -98,9 +98,7 @@ def write(records: dict[str, dict[str, Any]]) -> None:
     """Records, page and the README's table."""
     RECORDS.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(records), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n{headlines(records)}\n\n{END}{after}", encoding="utf-8")
+    put_between(README, BEGIN, END, headlines(records))
 
 
 def remarks(row: dict[str, Any]) -> str:

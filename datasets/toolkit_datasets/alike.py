@@ -38,9 +38,8 @@ def alike(images: NDArray[np.uint8], least: float, *, progress: Progress = SILEN
     small = small[shown]
     within = NearestNeighbors(radius=sqrt(2 * (1 - least)), algorithm="brute").fit(small)
     each = np.arange(len(small))
-    first = (
-        each  # of those alike so far, by which alone a block is tied to the ones before: few links, however many pairs
-    )
+    # The first of those alike so far: it alone ties a block to the ones before, few links however many pairs.
+    first = each
     with progress.bar("near duplicates", len(small), "images") as bar:
         for start in range(0, len(small), BLOCK):
             rows, columns = within.radius_neighbors_graph(small[start : start + BLOCK]).nonzero()
