@@ -38,7 +38,8 @@ SETTINGS = (
 )
 WHY = {  # targets that are missed
     "probe-time": "Under a profiler the bootstrap takes 0.9 s for 100,000 samples and 10.2 s for 1,000,000: its "
-    "weights are held to 64 MB, so the right answers become float32 50 times and not 20. Blocks of 160 MB gave 2 % back.",
+    "weights are held to 64 MB, so the right answers become float32 50 times and not 20. "
+    "Blocks of 160 MB gave 2 % back.",
     "prepare-memory": "Not looked into.",
 }
 
